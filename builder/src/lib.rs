@@ -1,0 +1,3 @@
+//! Builds immutable Kubernetes worker-node images.
+
+pub mod tree;

@@ -1,0 +1,36 @@
+//! Where things are on a node.
+
+/// CRI v1, RuntimeService and ImageService; root's alone.
+pub const CRI_SOCKET: &str = "/run/cairn/cri.sock";
+/// The CSI driver.
+pub const CSI_SOCKET: &str = "/run/cairn/csi.sock";
+/// What the runtime loses at a reboot: shim sockets, pinned namespaces, mounts.
+pub const CRI_RUN: &str = "/run/cairn/cri";
+/// What the runtime keeps: content, layers, records of sandboxes and containers.
+pub const CRI_STATE: &str = "/var/lib/cairn/cri";
+/// The runtime's configuration, [`crate::runtime::RuntimeConfig`]; written by the builder.
+pub const CRI_CONFIG: &str = "/etc/cairn/cri.toml";
+/// Registry hosts, `<host>/hosts.toml` in containerd's form; `cairn-node` writes it from the machine config.
+pub const CERTS_D: &str = "/etc/cairn/certs.d";
+/// Images baked in: [`crate::baked::BakedIndex`] in `index.json`, configs and unpacked layers beside it.
+pub const BAKED_IMAGES: &str = "/usr/share/cairn/images";
+/// CNI plugins; kubelet's and add-ons' usual place. On the image a link into the writable state.
+pub const CNI_BIN: &str = "/opt/cni/bin";
+/// CNI network configurations.
+pub const CNI_CONF: &str = "/etc/cni/net.d";
+/// The image's manifest as the node knows it (no digests of itself): [`crate::manifest::ImageRelease`].
+pub const RELEASE: &str = "/usr/lib/cairn/release.json";
+/// Machine config as applied in this boot, after it was found and checked.
+pub const MACHINE_CONFIG: &str = "/run/cairn/machine.toml";
+/// The node's own programs.
+pub const LIBEXEC: &str = "/usr/libexec/cairn";
+/// Name of the systemd credential (SMBIOS type 11 or fw_cfg) that carries the machine config.
+pub const MACHINE_CREDENTIAL: &str = "cairn.machine";
+/// Label of a disk or ISO that carries `machine.toml`.
+pub const MACHINE_DISK_LABEL: &str = "CAIRN";
+/// TCP port of the management API.
+pub const MANAGEMENT_PORT: u16 = 50443;
+/// Kubelet, when the profile bakes it in.
+pub const KUBELET: &str = "/usr/bin/kubelet";
+/// Kubelet's configuration: the image's part.
+pub const KUBELET_CONFIG: &str = "/etc/kubernetes/kubelet.yaml";

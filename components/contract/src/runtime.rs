@@ -1,0 +1,63 @@
+//! The runtime's configuration, `/etc/cairn/cri.toml`: the builder writes it from the profile's `[runtime]`,
+//! `cairn-cri --config` reads it. Every field has the default that a node would want.
+
+use crate::paths;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Who makes the pods' cgroups. Must be the kubelet's `cgroupDriver`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// Transient systemd scopes and slices.
+    #[default]
+    Systemd,
+    /// Directories below `/sys/fs/cgroup`, written directly.
+    Cgroupfs,
+}
+
+/// Configuration of `cairn-cri`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// CRI socket.
+    pub socket: PathBuf,
+    /// Persistent state.
+    pub state: PathBuf,
+    /// State lost at reboot.
+    pub run: PathBuf,
+    /// Images baked in; absent directories are fine.
+    pub baked_images: PathBuf,
+    /// Who makes cgroups.
+    pub cgroup_driver: CgroupDriver,
+    /// The per-pod shim.
+    pub shim: PathBuf,
+    /// Directories searched for CNI plugins, in order.
+    pub cni_bin: Vec<PathBuf>,
+    /// Directory of CNI network configurations; the first by name is the default network.
+    pub cni_conf: PathBuf,
+    /// `<host>/hosts.toml` per registry.
+    pub certs_d: PathBuf,
+    /// Layers fetched at the same time, for one pull.
+    pub max_parallel_layers: usize,
+    /// A pull that receives no byte for this long fails.
+    pub pull_progress_timeout_seconds: u64,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self {
+            socket: paths::CRI_SOCKET.into(),
+            state: paths::CRI_STATE.into(),
+            run: paths::CRI_RUN.into(),
+            baked_images: paths::BAKED_IMAGES.into(),
+            cgroup_driver: CgroupDriver::default(),
+            shim: format!("{}/cairn-shim", paths::LIBEXEC).into(),
+            cni_bin: vec![paths::CNI_BIN.into()],
+            cni_conf: paths::CNI_CONF.into(),
+            certs_d: paths::CERTS_D.into(),
+            max_parallel_layers: 3,
+            pull_progress_timeout_seconds: 300,
+        }
+    }
+}
