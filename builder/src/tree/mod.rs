@@ -91,3 +91,16 @@ impl Content {
         self.len() == 0
     }
 }
+
+mod access;
+pub use access::NotADirectory;
+pub mod alternatives;
+pub mod ca_bundle;
+pub mod capability;
+pub mod check;
+pub mod depmod;
+pub mod glob;
+pub mod hwdb;
+pub mod ld_cache;
+pub mod merge;
+pub mod users;
