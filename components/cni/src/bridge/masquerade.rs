@@ -1,0 +1,47 @@
+//! Source NAT for pods: what leaves their network goes out under the node's address.
+
+use crate::{
+    firewall::{Firewall, MASQUERADE, Owner},
+    netlink::nftables::{Chain, Field, Rule},
+    network::{IpNetwork, bits},
+    protocol::{error::CniError, request::Request, result::CniResult},
+};
+
+fn rules(result: &CniResult) -> Vec<(Chain, Rule)> {
+    result
+        .ips
+        .iter()
+        .map(|ip| {
+            let address = ip.address.address;
+            let rule = Rule::new()
+                .address(Field::Source, IpNetwork { address, prefix: bits(address) }, true)
+                .address(Field::Destination, ip.address, false)
+                .masquerade();
+            (MASQUERADE, rule)
+        })
+        .collect()
+}
+
+fn owner(request: &Request) -> Owner {
+    Owner::new(&request.network, &request.attachment)
+}
+
+pub(super) fn add(request: &Request, result: &CniResult) -> Result<(), CniError> {
+    Firewall::open()?.replace(&[MASQUERADE], &owner(request), &rules(result))
+}
+
+pub(super) fn remove(request: &Request) -> Result<(), CniError> {
+    Firewall::open()?.remove(&[MASQUERADE], &owner(request))
+}
+
+pub(super) fn retain(request: &Request) -> Result<(), CniError> {
+    Firewall::open()?.retain(&[MASQUERADE], &request.network, &request.valid_attachments()?)
+}
+
+pub(super) fn check(request: &Request, result: &CniResult) -> Result<(), CniError> {
+    Firewall::open()?.check(&[MASQUERADE], &owner(request), &rules(result))
+}
+
+pub(super) fn probe() -> Result<(), CniError> {
+    Firewall::open()?.probe()
+}

@@ -1,0 +1,212 @@
+//! The pod's side of `bridge`: what happens, and is checked, inside its network namespace.
+
+use crate::{
+    announce::Announcer,
+    netlink::route::{Link, NewRoute, RouteSocket},
+    netns::NetNs,
+    protocol::{
+        error::{CniError, Code},
+        result::{CniResult, IpConfig},
+    },
+    sysctl,
+};
+use rustix::io::Errno;
+use std::{
+    net::IpAddr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const DAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The pod's interface, found and brought up, with what is needed to announce its addresses later.
+pub(super) struct PodInterface {
+    pub(super) link: Link,
+    pub(super) announcer: Option<Announcer>,
+}
+
+/// Finds the interface; layer 2 brings it up unless told not to.
+pub(super) fn bring_up(netns: &NetNs, name: &str, leave_down: bool) -> Result<PodInterface, CniError> {
+    netns.enter(|| {
+        let mut route = open()?;
+        let link = find(&mut route, name)?;
+        if !leave_down {
+            route.set_up(link.index, true).map_err(|e| e.during(format_args!("bringing {name:?} up")))?;
+        }
+        Ok(PodInterface { link, announcer: None })
+    })
+}
+
+/// Gives the interface its addresses and routes.
+pub(super) fn configure(
+    netns: &NetNs,
+    name: &str,
+    result: &CniResult,
+    detect_duplicates: bool,
+) -> Result<PodInterface, CniError> {
+    netns.enter(|| {
+        let mut route = open()?;
+        let link = find(&mut route, name)?;
+        prepare(name, &result.ips, detect_duplicates)?;
+        for ip in &result.ips {
+            route
+                .add_address(link.index, ip.address, detect_duplicates)
+                .map_err(|e| e.during(format_args!("adding {} to {name:?}", ip.address)))?;
+        }
+        route.set_up(link.index, true).map_err(|e| e.during(format_args!("bringing {name:?} up")))?;
+        if detect_duplicates && result.ips.iter().any(|ip| ip.address.address.is_ipv6()) {
+            settle(&mut route, &link)?;
+        }
+        for wanted in new_routes(result, link.index) {
+            match route.add_route(&wanted) {
+                Err(error) if error.is(Errno::EXIST) => {}
+                outcome => outcome.map_err(|e| {
+                    let via = wanted.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
+                    e.during(format_args!("adding route {}{via} dev {name}", wanted.dst))
+                })?,
+            }
+        }
+        let announcer = Announcer::new(link.index, link.mac).ok();
+        Ok(PodInterface { link, announcer })
+    })
+}
+
+/// Routes as the kernel is told: without a next hop of their own they go by the first gateway of their family.
+fn new_routes(result: &CniResult, link: u32) -> Vec<NewRoute> {
+    let gateway = |ipv4: bool| result.ips.iter().filter_map(|ip| ip.gateway).find(|g| g.is_ipv4() == ipv4);
+    result
+        .routes
+        .iter()
+        .map(|route| NewRoute {
+            dst: route.dst,
+            gateway: route.gw.or_else(|| gateway(route.dst.address.is_ipv4())),
+            link,
+            table: route.table,
+            priority: route.priority,
+            scope: route.scope,
+            mtu: route.mtu,
+            advmss: route.advmss,
+        })
+        .collect()
+}
+
+fn prepare(name: &str, ips: &[IpConfig], detect_duplicates: bool) -> Result<(), CniError> {
+    // That neighbours hear of later changes, too. A kernel without the parameter does without.
+    let _ = sysctl::ensure(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
+    if !ips.iter().any(|ip| ip.address.address.is_ipv6()) {
+        return Ok(());
+    }
+    for interface in ["lo", name] {
+        let parameter = format!("net/ipv6/conf/{interface}/disable_ipv6");
+        sysctl::ensure(&parameter, "0").map_err(|e| {
+            CniError::new(
+                Code::Io,
+                format!("failed to enable IPv6 for interface {interface:?} ({parameter}): {e}"),
+            )
+        })?;
+    }
+    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
+    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1");
+    let detect = if detect_duplicates { "1" } else { "0" };
+    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_dad"), detect);
+    if detect_duplicates {
+        let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/enhanced_dad"), "1");
+    }
+    Ok(())
+}
+
+/// Waits for duplicate address detection.
+fn settle(route: &mut RouteSocket, link: &Link) -> Result<(), CniError> {
+    let deadline = Instant::now() + DAD_DEADLINE;
+    loop {
+        let addresses = route
+            .addresses(link.index)
+            .map_err(|e| e.during(format_args!("listing addresses of {:?}", link.name)))?;
+        if let Some(duplicate) = addresses.iter().find(|a| a.duplicate) {
+            return Err(CniError::internal(format!(
+                "failed to settle addresses for {:?}: somebody else has {}",
+                link.name, duplicate.network
+            )));
+        }
+        if !addresses.iter().any(|a| a.tentative) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(CniError::internal(format!(
+                "failed to settle addresses for {:?}: still tentative after {} s",
+                link.name,
+                DAD_DEADLINE.as_secs()
+            )));
+        }
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Removes the interface, if it is there.
+pub(super) fn remove(netns: &NetNs, name: &str) -> Result<(), CniError> {
+    netns.enter(|| {
+        let mut route = open()?;
+        let Some(link) = route.link(name).map_err(|e| e.during(format_args!("looking for {name:?}")))? else {
+            return Ok(());
+        };
+        match route.delete_link(link.index) {
+            Err(error) if error.is(Errno::NODEV) => Ok(()),
+            outcome => outcome.map_err(|e| e.during(format_args!("removing {name:?}"))),
+        }
+    })
+}
+
+/// The interface has the addresses and routes of `result`. Returns it.
+pub(super) fn check(netns: &NetNs, name: &str, result: &CniResult) -> Result<Link, CniError> {
+    netns.enter(|| {
+        let mut route = open()?;
+        let link = find(&mut route, name)?;
+        let addresses = route
+            .addresses(link.index)
+            .map_err(|e| e.during(format_args!("listing addresses of {name:?}")))?;
+        for ip in &result.ips {
+            if !addresses.iter().any(|a| a.network == ip.address) {
+                return Err(CniError::internal(format!(
+                    "Failed to match addr {} on interface {name}",
+                    ip.address
+                )));
+            }
+        }
+        if !result.routes.is_empty() {
+            let routes = route.routes().map_err(|e| e.during("listing routes"))?;
+            for wanted in new_routes(result, link.index) {
+                check_route(&wanted, &routes)?;
+            }
+        }
+        Ok(link)
+    })
+}
+
+fn check_route(wanted: &NewRoute, routes: &[crate::netlink::route::RouteEntry]) -> Result<(), CniError> {
+    const MAIN: u32 = 254;
+    let table = wanted.table.filter(|t| *t != 0).unwrap_or(MAIN);
+    let dst = wanted.dst.network();
+    let same = |r: &&crate::netlink::route::RouteEntry| r.dst == dst && r.table == table;
+    let found: Vec<_> = routes.iter().filter(same).collect();
+    let via = |gateway: Option<IpAddr>| gateway.map_or("no gateway".to_owned(), |g| format!("gateway {g}"));
+    match found.first() {
+        None => Err(CniError::internal(format!("Expected Route {dst} not found"))),
+        Some(_) if found.iter().any(|r| r.gateway == wanted.gateway && r.link == Some(wanted.link)) => Ok(()),
+        Some(other) => Err(CniError::internal(format!(
+            "Expected Route {dst} through {} is through {}",
+            via(wanted.gateway),
+            via(other.gateway)
+        ))),
+    }
+}
+
+fn open() -> Result<RouteSocket, CniError> {
+    RouteSocket::open().map_err(|e| e.during("opening rtnetlink in the pod"))
+}
+
+fn find(route: &mut RouteSocket, name: &str) -> Result<Link, CniError> {
+    route
+        .link(name)
+        .map_err(|e| e.during(format_args!("looking for {name:?} in the pod")))?
+        .ok_or_else(|| CniError::internal(format!("Interface name {name} not found in the pod")))
+}

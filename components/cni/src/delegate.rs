@@ -1,0 +1,110 @@
+//! Asking another plugin: `bridge` gets its addresses from the IPAM plugin that the configuration names.
+//!
+//! The plugin is looked up in `CNI_PATH` and started with our own environment and stdin, as the specification
+//! says. If what is found is this very program's `host-local`, it is called without starting anything.
+
+use crate::{
+    host_local,
+    plugin::Plugin,
+    protocol::{
+        error::{CniError, Code},
+        request::{Command, Request},
+        result::CniResult,
+    },
+};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::{self, Stdio},
+};
+
+/// An IPAM plugin, found.
+#[derive(Debug)]
+pub struct Ipam {
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    InProcess,
+    Program(PathBuf),
+}
+
+impl Ipam {
+    /// Finds the plugin of type `kind` for this request.
+    pub fn find(kind: &str, request: &Request) -> Result<Self, CniError> {
+        if kind.is_empty() || kind.contains('/') || kind == "." || kind == ".." {
+            return Err(CniError::config(format!("invalid plugin type {kind:?} in `ipam`")));
+        }
+        let program = request.path.iter().map(|directory| directory.join(kind)).find(|path| is_program(path));
+        let Some(program) = program else {
+            return Err(CniError::internal(format!(
+                "failed to find plugin {kind:?} in path {:?}",
+                request.path
+            )));
+        };
+        let ours = kind == Plugin::HostLocal.name() && is_this_program(&program);
+        Ok(Self { target: if ours { Target::InProcess } else { Target::Program(program) } })
+    }
+
+    /// ADD: addresses for the attachment.
+    pub fn add(&self, request: &Request) -> Result<CniResult, CniError> {
+        match &self.target {
+            Target::InProcess => host_local::add(request),
+            Target::Program(program) => {
+                let output = run(program, Command::Add, request)?;
+                serde_json::from_slice(&output).map_err(|e| {
+                    CniError::new(Code::Decoding, format!("{}: not a CNI result: {e}", program.display()))
+                })
+            }
+        }
+    }
+
+    /// DEL, CHECK, GC, STATUS: whatever it says, if it fails.
+    pub fn run(&self, command: Command, request: &Request) -> Result<(), CniError> {
+        match (&self.target, command) {
+            (Target::Program(program), _) => run(program, command, request).map(|_| ()),
+            (Target::InProcess, Command::Del) => host_local::del(request),
+            (Target::InProcess, Command::Check) => host_local::check(request),
+            (Target::InProcess, Command::Gc) => host_local::gc(request),
+            (Target::InProcess, Command::Status) => host_local::status(request),
+            (Target::InProcess, Command::Add | Command::Version) => Ok(()),
+        }
+    }
+}
+
+fn run(program: &Path, command: Command, request: &Request) -> Result<Vec<u8>, CniError> {
+    let failed = |doing: &str, error: std::io::Error| CniError::io(doing, program, &error);
+    let mut child = process::Command::new(program)
+        .env("CNI_COMMAND", command.name())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|e| failed("starting", e))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A plugin may answer without reading; that it closed the pipe is no failure.
+        let _ = stdin.write_all(&request.stdin);
+    }
+    let output = child.wait_with_output().map_err(|e| failed("waiting for", e))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(CniError::from_json(&output.stdout).unwrap_or_else(|| {
+        CniError::internal(format!("{} failed without saying why: {}", program.display(), output.status))
+            .details(String::from_utf8_lossy(&output.stdout).trim())
+    }))
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn is_this_program(path: &Path) -> bool {
+    match (fs::metadata(path), fs::metadata("/proc/self/exe")) {
+        (Ok(found), Ok(running)) => (found.dev(), found.ino()) == (running.dev(), running.ino()),
+        _ => false,
+    }
+}

@@ -1,0 +1,52 @@
+//! Versions of the specification.
+
+use std::fmt;
+
+/// A version this program speaks. Older ones (0.1.0, 0.2.0) have another form of result and are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SpecVersion {
+    /// Lists of interfaces and addresses.
+    V0_3_0,
+    /// The same, with an erratum.
+    V0_3_1,
+    /// CHECK, `prevResult` on DEL.
+    V0_4_0,
+    /// No more `version` in addresses.
+    V1_0_0,
+    /// GC, STATUS; MTU of interfaces, attributes of routes.
+    V1_1_0,
+}
+
+impl SpecVersion {
+    /// All, oldest first.
+    pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    /// The newest.
+    pub const CURRENT: Self = Self::V1_1_0;
+
+    /// `1.1.0` and so on.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V0_3_0 => "0.3.0",
+            Self::V0_3_1 => "0.3.1",
+            Self::V0_4_0 => "0.4.0",
+            Self::V1_0_0 => "1.0.0",
+            Self::V1_1_0 => "1.1.0",
+        }
+    }
+
+    /// The version of that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.name() == name)
+    }
+
+    /// All names, for VERSION and for messages.
+    pub fn names() -> Vec<&'static str> {
+        Self::ALL.iter().map(|version| version.name()).collect()
+    }
+}
+
+impl fmt::Display for SpecVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
