@@ -1,0 +1,64 @@
+//! The CRI socket through the management API: each connection is one `Tunnel` call.
+
+use cairn_contract::management::{
+    TunnelMessage, TunnelTarget, management_client::ManagementClient, tunnel_message::Content,
+};
+use hyper_util::rt::TokioIo;
+use std::io;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    sync::mpsc,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Streaming, transport::Channel};
+
+/// In flight within the harness; flow control proper is HTTP/2's.
+const BUFFER: usize = 256 * 1024;
+/// Bytes in one message: well below gRPC's limit of 4 MiB, well above a header's cost.
+const PIECE: usize = 32 * 1024;
+
+/// A channel whose connections are tunnels to the CRI socket.
+pub(super) fn open(client: ManagementClient<Channel>) -> Channel {
+    let connector = tower::service_fn(move |_| {
+        let client = client.clone();
+        async move { connect(client).await.map(TokioIo::new) }
+    });
+    super::channel::endpoint("http://cri").connect_with_connector_lazy(connector)
+}
+
+async fn connect(mut client: ManagementClient<Channel>) -> io::Result<DuplexStream> {
+    let (outgoing, messages) = mpsc::channel(8);
+    let first = TunnelMessage { content: Some(Content::Target(TunnelTarget::Cri.into())) };
+    outgoing.send(first).await.map_err(io::Error::other)?;
+    let incoming = client.tunnel(ReceiverStream::new(messages)).await.map_err(io::Error::other)?.into_inner();
+
+    let (ours, theirs) = tokio::io::duplex(BUFFER);
+    let (reader, writer) = tokio::io::split(theirs);
+    tokio::spawn(send(reader, outgoing));
+    tokio::spawn(receive(incoming, writer));
+    Ok(ours)
+}
+
+/// From the CRI client into the tunnel; the end of the one is the end of the other.
+async fn send(mut from: impl AsyncReadExt + Unpin, to: mpsc::Sender<TunnelMessage>) {
+    let mut buffer = vec![0; PIECE];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        let message = TunnelMessage { content: Some(Content::Data(buffer[..count].to_vec())) };
+        if to.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// From the tunnel to the CRI client. An error ends the stream, which the client reports as a broken connection.
+async fn receive(mut from: Streaming<TunnelMessage>, mut to: impl AsyncWriteExt + Unpin) {
+    while let Some(Ok(message)) = from.next().await {
+        if let Some(Content::Data(data)) = message.content
+            && to.write_all(&data).await.is_err()
+        {
+            return;
+        }
+    }
+    // Fails when the client has gone, which is what it would tell it.
+    let _ = to.shutdown().await;
+}

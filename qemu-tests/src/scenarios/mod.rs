@@ -1,0 +1,66 @@
+//! The scenarios, one file each. Their order here is the order of the report.
+
+mod api_roles;
+mod cold_boot;
+mod container_baked;
+mod container_pulled;
+mod daemon_killed;
+mod dual_stack;
+mod exec_logs;
+mod firmware_boot;
+mod flipped_byte;
+mod image_layers;
+mod immutable;
+mod limits;
+mod memory_limit;
+mod open_ports;
+mod pod_network;
+mod port_map;
+mod pull_faults;
+mod reboot_pod;
+mod second_boot;
+mod stats;
+
+use crate::scenario::Scenario;
+
+/// Every scenario.
+pub static ALL: &[&Scenario] = &[
+    &cold_boot::SCENARIO,
+    &dual_stack::SCENARIO,
+    &api_roles::SCENARIO,
+    &open_ports::SCENARIO,
+    &immutable::SCENARIO,
+    &container_baked::SCENARIO,
+    &container_pulled::SCENARIO,
+    &image_layers::SCENARIO,
+    &pull_faults::SCENARIO,
+    &exec_logs::SCENARIO,
+    &pod_network::SCENARIO,
+    &port_map::SCENARIO,
+    &limits::SCENARIO,
+    &memory_limit::SCENARIO,
+    &stats::SCENARIO,
+    &daemon_killed::SCENARIO,
+    &second_boot::SCENARIO,
+    &reboot_pod::SCENARIO,
+    &firmware_boot::SCENARIO,
+    &flipped_byte::SUPERBLOCK,
+    &flipped_byte::DATA,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_unique_kebab_case_and_every_scenario_proves_something() {
+        let ids: BTreeSet<_> = ALL.iter().map(|scenario| scenario.id).collect();
+        assert_eq!(ids.len(), ALL.len());
+        for scenario in ALL {
+            assert!(scenario.id.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{}", scenario.id);
+            assert!(!scenario.requirements.is_empty(), "{}", scenario.id);
+            assert!(scenario.budget > 0, "{}", scenario.id);
+        }
+    }
+}
