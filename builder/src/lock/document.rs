@@ -13,7 +13,8 @@ use std::{
 /// The form of [`Lock`].
 pub(super) const VERSION: u32 = 1;
 
-const HEADER: &str = "# Written by `cairn`; not meant to be edited. Commit it: it makes the image what it is.\n\n";
+const HEADER: &str =
+    "# Written by `cairn`; not meant to be edited. Commit it: it makes the image what it is.\n\n";
 
 /// A lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -94,7 +94,9 @@ pub enum LockError {
         source: io::Error,
     },
     /// `--locked`, and the lock does not do.
-    #[error("{path} {why}, and --locked forbids to change it; build without --locked, and commit the new lock")]
+    #[error(
+        "{path} {why}, and --locked forbids to change it; build without --locked, and commit the new lock"
+    )]
     Stale {
         /// The file.
         path: PathBuf,
@@ -202,7 +204,8 @@ pub fn settle(
 
 /// Why a lock does not fit the wishes.
 fn stale(lock: &Lock, wishes: &Wishes) -> Option<String> {
-    (lock.wishes != wishes.digest()).then(|| "was made for other packages than the profile names now".to_owned())
+    (lock.wishes != wishes.digest())
+        .then(|| "was made for other packages than the profile names now".to_owned())
 }
 
 fn resolve(

@@ -87,7 +87,8 @@ fn only_what_resolution_depends_on_makes_a_lock_stale() {
 
 #[test]
 fn changes_are_told_by_package() {
-    let (old, new) = (lock(&[("a", "1"), ("b", "1"), ("d", "1")]), lock(&[("b", "2"), ("c", "1"), ("d", "1")]));
+    let (old, new) =
+        (lock(&[("a", "1"), ("b", "1"), ("d", "1")]), lock(&[("b", "2"), ("c", "1"), ("d", "1")]));
     assert_eq!(changes(Some(&old), &new), ["a 1 is gone", "b 1 became 2", "c 1 is new"]);
 }
 
@@ -116,7 +117,10 @@ mod settling {
                     Some(body) => ("200 OK", body),
                     None => ("404 Not Found", Vec::new()),
                 };
-                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
                 let _ = (&stream).write_all(head.as_bytes()).and_then(|()| (&stream).write_all(&body));
             }
         });

@@ -114,7 +114,8 @@ pub(crate) fn unpacked(
     if let Claim::Mine(mut part) = Part::claim(&path)? {
         part.restart()?;
         if let Err(error) = write(&mut part.file) {
-            let is_storage = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            let is_storage =
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
             let storage = is_storage.then(|| io::Error::from(error.kind()));
             let error = match storage {
                 Some(full) => part.fault(full).into(),
@@ -220,7 +221,9 @@ fn components(path: &[u8]) -> Result<Vec<Name>, &'static str> {
         return Err("its name has a zero byte");
     }
     let names = path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
-    names.map(|name| if name == b".." { Err("its path leads out of the tree") } else { Ok(name.to_vec()) }).collect()
+    names
+        .map(|name| if name == b".." { Err("its path leads out of the tree") } else { Ok(name.to_vec()) })
+        .collect()
 }
 
 fn metadata(entry: &mut tar::Entry<'_, File>) -> io::Result<Metadata> {

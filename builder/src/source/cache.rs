@@ -68,6 +68,11 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// `$XDG_CACHE_HOME/cairn`, or `~/.cache/cairn`.
     ///
     /// # Errors

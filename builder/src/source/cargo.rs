@@ -8,7 +8,10 @@
 //! is an error and not a surprise. The versions of compiler and C library remain inputs: a build on another Debian
 //! release links another libc.a.
 
-use super::{cache::StorageError, progress::{Event, Progress}};
+use super::{
+    cache::StorageError,
+    progress::{Event, Progress},
+};
 use cairn_contract::digest::Sha256Digest;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -65,7 +68,9 @@ pub enum CargoError {
         workspace: PathBuf,
     },
     /// A program would not be the same elsewhere.
-    #[error("the program {program} contains the path {path} of this machine: two machines would build two images")]
+    #[error(
+        "the program {program} contains the path {path} of this machine: two machines would build two images"
+    )]
     HostPath {
         /// The program.
         program: PathBuf,
@@ -98,7 +103,11 @@ pub struct Program {
 ///
 /// # Errors
 /// There is no cargo, it fails, or a program is not reproducible.
-pub fn build(workspace: &Path, packages: &[&str], progress: &Progress<'_>) -> Result<Vec<Program>, CargoError> {
+pub fn build(
+    workspace: &Path,
+    packages: &[&str],
+    progress: &Progress<'_>,
+) -> Result<Vec<Program>, CargoError> {
     let tools = Tools::find(workspace)?;
     let metadata = tools.metadata()?;
     let places = Places::of(&metadata, &tools)?;
@@ -152,8 +161,14 @@ impl Tools {
     /// cargo, without what a caller's environment would make it do differently.
     fn cargo(&self) -> Command {
         const FOREIGN: [&str; 8] = [
-            "CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_TARGET_", "CARGO_BIN_",
-            "CARGO_CRATE_", "CARGO_PRIMARY_",
+            "CARGO_BUILD_",
+            "CARGO_PROFILE_",
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_TARGET_",
+            "CARGO_BIN_",
+            "CARGO_CRATE_",
+            "CARGO_PRIMARY_",
         ];
         let mut command = Command::new(&self.cargo);
         command.current_dir(&self.directory);
@@ -217,7 +232,9 @@ impl Places {
         for package in &metadata.packages {
             // Registry crates lie side by side, in a directory named after whichever mirror they came from.
             let is_registry = package.source.as_ref().is_some_and(|source| !source.starts_with("git+"));
-            if let Some(directory) = package.manifest_path.parent().and_then(Path::parent).filter(|_| is_registry) {
+            if let Some(directory) =
+                package.manifest_path.parent().and_then(Path::parent).filter(|_| is_registry)
+            {
                 places.insert(directory.to_owned(), "/cargo/registry".to_owned());
             }
         }
@@ -264,8 +281,7 @@ fn run(
     progress: &Progress<'_>,
 ) -> Result<Vec<String>, CargoError> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let not_found =
-        |source| CargoError::NotFound { program: program.to_owned(), variable: "CARGO", source };
+    let not_found = |source| CargoError::NotFound { program: program.to_owned(), variable: "CARGO", source };
     let mut child = command.spawn().map_err(not_found)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let mut last: Vec<String> = Vec::new();
@@ -346,7 +362,8 @@ fn examine(found: Found, places: &Places) -> Result<Program, CargoError> {
     for (place, _) in &places.0 {
         let needle = format!("{}/", place.display());
         if let Some(start) = find(&bytes, needle.as_bytes()) {
-            let end = bytes[start..].iter().take(200).position(|byte| !byte.is_ascii_graphic()).unwrap_or(200);
+            let end =
+                bytes[start..].iter().take(200).position(|byte| !byte.is_ascii_graphic()).unwrap_or(200);
             let leak = String::from_utf8_lossy(&bytes[start..(start + end).min(bytes.len())]).into_owned();
             return Err(CargoError::HostPath { program: path, path: leak });
         }

@@ -183,11 +183,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// The first failure.
-    pub fn blobs(
-        &self,
-        downloads: &[Download],
-        progress: &Progress<'_>,
-    ) -> Result<Vec<PathBuf>, FetchError> {
+    pub fn blobs(&self, downloads: &[Download], progress: &Progress<'_>) -> Result<Vec<PathBuf>, FetchError> {
         let missing: BTreeMap<_, _> = downloads
             .iter()
             .filter(|download| !self.cache.blob(&download.digest).exists())

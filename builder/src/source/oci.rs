@@ -154,7 +154,8 @@ impl Layout<'_> {
         let index: Index = self.parse("index.json", &archive::bytes(index)?)?;
         let mut images = Vec::new();
         for descriptor in &index.manifests {
-            let name = [IMAGE_NAME, REF_NAME].iter().find_map(|key| descriptor.annotations.get(*key)).cloned();
+            let name =
+                [IMAGE_NAME, REF_NAME].iter().find_map(|key| descriptor.annotations.get(*key)).cloned();
             self.visit(descriptor, name.as_deref(), architecture, 0, &mut images)?;
         }
         if images.is_empty() {
@@ -173,8 +174,7 @@ impl Layout<'_> {
         depth: u32,
         images: &mut Vec<Image>,
     ) -> Result<(), OciError> {
-        let is_other =
-            |platform: &Platform| platform.os != "linux" || platform.architecture != architecture;
+        let is_other = |platform: &Platform| platform.os != "linux" || platform.architecture != architecture;
         if descriptor.platform.as_ref().is_some_and(is_other) {
             return Ok(());
         }
@@ -196,7 +196,9 @@ impl Layout<'_> {
             return Ok(());
         }
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
-            return Err(self.invalid("manifest and configuration disagree on the number of layers".to_owned()));
+            return Err(
+                self.invalid("manifest and configuration disagree on the number of layers".to_owned())
+            );
         }
         let layers = config.rootfs.diff_ids.iter().zip(&manifest.layers);
         images.push(Image {
@@ -225,7 +227,10 @@ impl Layout<'_> {
             drop(uncompressed);
             io::copy(&mut compressed, &mut io::sink())?;
             if compressed.digest() != descriptor.digest || found != diff_id {
-                return Err(io::Error::other(format!("layer {} is not what its digests say", descriptor.digest)));
+                return Err(io::Error::other(format!(
+                    "layer {} is not what its digests say",
+                    descriptor.digest
+                )));
             }
             Ok(())
         })
@@ -247,7 +252,11 @@ impl Layout<'_> {
     fn blob(&self, digest: &Sha256Digest) -> Result<Vec<u8>, OciError> {
         let bytes = archive::bytes(self.content(&blob_path(digest))?)?;
         let found = Sha256Digest::new(Sha256::digest(&bytes).into());
-        if found == *digest { Ok(bytes) } else { Err(self.invalid(format!("blob {digest} has digest {found}"))) }
+        if found == *digest {
+            Ok(bytes)
+        } else {
+            Err(self.invalid(format!("blob {digest} has digest {found}")))
+        }
     }
 
     fn parse<T: DeserializeOwned>(&self, what: &str, bytes: &[u8]) -> Result<T, OciError> {
@@ -346,7 +355,8 @@ pub fn synthesize(
         config: descriptor(CONFIG, config_digest, config.len() as u64),
         layers: vec![descriptor(LAYER, diff_id, layer.stream.bytes)],
     };
-    let manifest = serde_json::to_vec(&manifest).map_err(io::Error::from).map_err(StorageError::at(Path::new(name)))?;
+    let manifest =
+        serde_json::to_vec(&manifest).map_err(io::Error::from).map_err(StorageError::at(Path::new(name)))?;
     Ok(Image {
         name: Some(name.to_owned()),
         config,

@@ -50,7 +50,8 @@ impl AptConf {
                 }
                 Token::End => {
                     if let [name, value] = words.as_slice() {
-                        let full = scopes.iter().chain([name]).map(String::as_str).collect::<Vec<_>>().join("::");
+                        let full =
+                            scopes.iter().chain([name]).map(String::as_str).collect::<Vec<_>>().join("::");
                         self.0.insert(full.to_lowercase(), value.clone());
                     }
                     words.clear();

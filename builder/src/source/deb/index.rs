@@ -235,7 +235,9 @@ pub(super) mod tests {
     #[test]
     fn the_latest_version_wins_whatever_the_order() {
         let (old, new) = (text(&[("a", "1-1", "")]), text(&[("a", "1-1+deb13u1", "Source: s (1-1)")]));
-        for order in [[(&old, Area::Main), (&new, Area::Security)], [(&new, Area::Security), (&old, Area::Main)]] {
+        for order in
+            [[(&old, Area::Main), (&new, Area::Security)], [(&new, Area::Security), (&old, Area::Main)]]
+        {
             let index =
                 Index::read(order.map(|(text, area)| ("Packages", text.as_str(), area)), "amd64").unwrap();
             let package = index.get("a").unwrap();

@@ -17,8 +17,18 @@ use std::{
 
 /// Names of Debian's suites, to tell its archives from other people's in the machine's sources.
 const SUITES: &[&str] = &[
-    "stable", "oldstable", "oldoldstable", "testing", "unstable", "sid", "buster", "bullseye", "bookworm", "trixie",
-    "forky", "duke",
+    "stable",
+    "oldstable",
+    "oldoldstable",
+    "testing",
+    "unstable",
+    "sid",
+    "buster",
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
 ];
 
 /// Two archives and how to reach and judge them.
@@ -96,7 +106,8 @@ impl Mirror {
         let mut mirror = Self::explicit(&main.uri, security.map(|source| source.uri.as_str()))?;
         let conf = AptConf::load(root)?;
         mirror.proxies = proxies(&conf);
-        mirror.check_valid_until = !matches!(conf.get("Acquire::Check-Valid-Until"), Some("false" | "no" | "0"));
+        mirror.check_valid_until =
+            !matches!(conf.get("Acquire::Check-Valid-Until"), Some("false" | "no" | "0"));
         Ok(mirror)
     }
 

@@ -141,7 +141,8 @@ impl Archive {
         for ((_, url, area), path) in wanted.iter().zip(paths) {
             texts.push((url.as_str(), decompress(url, &path)?, *area));
         }
-        let index = Index::read(texts.iter().map(|(url, text, area)| (*url, text.as_str(), *area)), architecture)?;
+        let index =
+            Index::read(texts.iter().map(|(url, text, area)| (*url, text.as_str(), *area)), architecture)?;
         progress(Event::Notice(&format!("{} packages in {suite}", index.packages().len())));
         Ok(Self { index, date })
     }

@@ -84,7 +84,8 @@ pub fn unpack_all(cache: &Cache, digests: &[Sha256Digest]) -> Result<Vec<Unpacke
 pub fn unpack(cache: &Cache, digest: &Sha256Digest) -> Result<Unpacked, ArchiveError> {
     let blob = cache.blob(digest);
     let damaged = |source| ArchiveError::Damaged { archive: blob.clone(), source };
-    let control = member(&blob, "control.tar", |compression, reader| read_control(compression.reader(reader)?))?;
+    let control =
+        member(&blob, "control.tar", |compression, reader| read_control(compression.reader(reader)?))?;
     let decompress = |data: &mut File| -> io::Result<()> {
         match member(&blob, "data.tar", |compression, reader| {
             io::copy(&mut compression.reader(reader)?, data)?;
@@ -108,10 +109,13 @@ pub fn unpack(cache: &Cache, digest: &Sha256Digest) -> Result<Unpacked, ArchiveE
     let name = blob.display().to_string();
     let fields = control::paragraphs(&name, &text)
         .next()
-        .unwrap_or_else(|| Err(control::SyntaxError { file: name.clone(), line: 1, why: "it is empty".to_owned() }))
+        .unwrap_or_else(|| {
+            Err(control::SyntaxError { file: name.clone(), line: 1, why: "it is empty".to_owned() })
+        })
         .and_then(|paragraph| Ok((paragraph.require("Package", &name)?.to_owned(), paragraph)));
     let (name, paragraph) = fields.map_err(|error| damaged(io::Error::other(error)))?;
-    let control = paragraph.fields.iter().map(|field| (field.name.to_owned(), field.value.to_owned())).collect();
+    let control =
+        paragraph.fields.iter().map(|field| (field.name.to_owned(), field.value.to_owned())).collect();
     Ok(Unpacked { name, control, conffiles, scripts, triggers, tree })
 }
 
@@ -162,7 +166,9 @@ fn read_control(reader: impl Read) -> io::Result<Control> {
                 entry.read_to_string(&mut control.text)?;
             }
             // A path may be preceded by flags such as `remove-on-upgrade`; those are not installed.
-            "conffiles" => control.conffiles = lines()?.into_iter().filter(|line| line.starts_with('/')).collect(),
+            "conffiles" => {
+                control.conffiles = lines()?.into_iter().filter(|line| line.starts_with('/')).collect()
+            }
             "triggers" => control.triggers = lines()?,
             name if SCRIPTS.contains(&name) => control.scripts.push(name.to_owned()),
             _ => {}
@@ -198,7 +204,8 @@ mod tests {
             ("./triggers", "# generated\nactivate-noawait ldconfig\n"),
         ]);
         let mut builder = ar::Builder::new(Vec::new());
-        for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("control.tar", &control), (data_name, data)] {
+        for (name, bytes) in [("debian-binary", &b"2.0\n"[..]), ("control.tar", &control), (data_name, data)]
+        {
             builder.append(&ar::Header::new(name.as_bytes().to_vec(), bytes.len() as u64), bytes).unwrap();
         }
         builder.into_inner().unwrap()
@@ -214,7 +221,9 @@ mod tests {
         };
         let gz = || {
             let mut out = Vec::new();
-            flate2::read::GzEncoder::new(&data[..], flate2::Compression::fast()).read_to_end(&mut out).unwrap();
+            flate2::read::GzEncoder::new(&data[..], flate2::Compression::fast())
+                .read_to_end(&mut out)
+                .unwrap();
             out
         };
         let all = [

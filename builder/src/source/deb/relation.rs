@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_relation_is_refused() {
-        for text in ["a (1)", "a (>= )", "a (>= 1", "a >= 1", "(>= 1)", "a [amd64]", "a | ", "${misc:Depends}"] {
+        for text in
+            ["a (1)", "a (>= )", "a (>= 1", "a >= 1", "(>= 1)", "a [amd64]", "a | ", "${misc:Depends}"]
+        {
             assert!(parse(text, "amd64").is_err(), "{text}");
         }
     }

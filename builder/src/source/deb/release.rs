@@ -23,7 +23,9 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
     /// The keyring cannot be read.
-    #[error("cannot read the keyring {path}: {why}; on Debian it comes with the package debian-archive-keyring")]
+    #[error(
+        "cannot read the keyring {path}: {why}; on Debian it comes with the package debian-archive-keyring"
+    )]
     Keyring {
         /// The file.
         path: PathBuf,
@@ -112,9 +114,16 @@ impl Keyring {
             all.filter_map(readable).collect()
         } else {
             // A keyring lives long: a key of a kind we do not read must not make the others useless.
-            SignedPublicKey::from_bytes_many(bytes).map_err(|why| why.to_string())?.filter_map(readable).collect()
+            SignedPublicKey::from_bytes_many(bytes)
+                .map_err(|why| why.to_string())?
+                .filter_map(readable)
+                .collect()
         };
-        if certificates.is_empty() { Err("it has no certificate".to_owned()) } else { Ok(Self { path: path.to_owned(), certificates }) }
+        if certificates.is_empty() {
+            Err("it has no certificate".to_owned())
+        } else {
+            Ok(Self { path: path.to_owned(), certificates })
+        }
     }
 }
 
@@ -163,10 +172,9 @@ impl Release {
 
     fn parse(text: &str, expected: Expectation<'_>) -> Result<Self, ReleaseError> {
         let Expectation { url, suite, now, check_valid_until } = expected;
-        let paragraph = control::paragraphs(url, text).next().ok_or_else(|| ReleaseError::Unsigned {
-            url: url.to_owned(),
-            why: "it is empty".to_owned(),
-        })??;
+        let paragraph = control::paragraphs(url, text)
+            .next()
+            .ok_or_else(|| ReleaseError::Unsigned { url: url.to_owned(), why: "it is empty".to_owned() })??;
         let error = |field: &str, why: String| control::SyntaxError {
             file: url.to_owned(),
             line: paragraph.field(field).map_or(1, |field| field.line),
@@ -198,8 +206,8 @@ impl Release {
                 let size = words.next()?.parse().ok()?;
                 Some((words.next()?.to_owned(), Listed { digest, size }))
             })();
-            let (path, listed) =
-                listed.ok_or_else(|| error("SHA256", format!("`{line}` is not a digest, a size and a path")))?;
+            let (path, listed) = listed
+                .ok_or_else(|| error("SHA256", format!("`{line}` is not a digest, a size and a path")))?;
             files.insert(path, listed);
         }
         Ok(Self { date, by_hash: paragraph.get("Acquire-By-Hash") == Some("yes"), files })
@@ -208,7 +216,8 @@ impl Release {
 
 /// Seconds since 1970 of the date form that Release documents have.
 fn seconds(text: &str) -> Option<u64> {
-    let text = text.strip_suffix("UTC").map(|local| format!("{local}+0000")).unwrap_or_else(|| text.to_owned());
+    let text =
+        text.strip_suffix("UTC").map(|local| format!("{local}+0000")).unwrap_or_else(|| text.to_owned());
     let zoned = jiff::fmt::rfc2822::parse(&text).ok()?;
     u64::try_from(zoned.timestamp().as_second()).ok()
 }
@@ -217,8 +226,7 @@ fn signed_text(bytes: &[u8], keyring: &Keyring, expected: Expectation<'_>) -> Re
     let url = || expected.url.to_owned();
     let unsigned = |why: String| ReleaseError::Unsigned { url: url(), why };
     let text = std::str::from_utf8(bytes).map_err(|why| unsigned(why.to_string()))?;
-    let (message, _) =
-        CleartextSignedMessage::from_string(text).map_err(|why| unsigned(why.to_string()))?;
+    let (message, _) = CleartextSignedMessage::from_string(text).map_err(|why| unsigned(why.to_string()))?;
     let signed = message.signed_text();
     let mut good = false;
     let mut others = Vec::new();
@@ -315,9 +323,10 @@ fn standing(certificate: &SignedPublicKey, now: SystemTime) -> Result<(), &'stat
     if !details.revocation_signatures.is_empty() {
         return Err("revoked");
     }
-    let own = details.users.iter().flat_map(|user| &user.signatures).filter(|signature| {
-        signature.is_certification() && is_issuer(signature, &certificate.primary_key)
-    });
+    let own =
+        details.users.iter().flat_map(|user| &user.signatures).filter(|signature| {
+            signature.is_certification() && is_issuer(signature, &certificate.primary_key)
+        });
     let own = own.chain(&details.direct_signatures);
     if expired(own, certificate.primary_key.created_at(), now) { Err("expired") } else { Ok(()) }
 }

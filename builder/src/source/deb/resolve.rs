@@ -96,7 +96,8 @@ fn suggestion(similar: &Option<String>) -> String {
 /// # Errors
 /// A package or dependency cannot be had; the first one met.
 pub fn resolve<'i>(index: &'i Index, request: Request<'_>) -> Result<Resolution<'i>, ResolveError> {
-    let mut search = Search { index, request, chosen: BTreeMap::new(), order: Vec::new(), provided: BTreeSet::new() };
+    let mut search =
+        Search { index, request, chosen: BTreeMap::new(), order: Vec::new(), provided: BTreeSet::new() };
     for name in request.excluded {
         search.provided.extend(index.names_provided_by(name));
     }
@@ -151,7 +152,9 @@ impl<'i> Search<'i, '_> {
                 name: name.to_owned(),
                 providers: providers.keys().map(|&name| name.to_owned()).collect(),
             }),
-            (None, _) => Err(ResolveError::Unknown { name: name.to_owned(), similar: similar(self.index, name) }),
+            (None, _) => {
+                Err(ResolveError::Unknown { name: name.to_owned(), similar: similar(self.index, name) })
+            }
         }
     }
 
@@ -234,7 +237,8 @@ fn conflicts(
     packages: &[&Package],
     architecture: &str,
 ) -> Result<Vec<Conflict>, ResolveError> {
-    let chosen: BTreeMap<&str, &Package> = packages.iter().map(|package| (&*package.name, *package)).collect();
+    let chosen: BTreeMap<&str, &Package> =
+        packages.iter().map(|package| (&*package.name, *package)).collect();
     let mut found = Vec::new();
     for package in packages {
         let relations = package
@@ -261,7 +265,8 @@ fn conflicts(
 }
 
 fn similar(index: &Index, name: &str) -> Option<String> {
-    let scored = index.packages().iter().map(|package| (strsim::jaro_winkler(name, &package.name), &package.name));
+    let scored =
+        index.packages().iter().map(|package| (strsim::jaro_winkler(name, &package.name), &package.name));
     scored
         .filter(|(score, _)| *score > 0.9)
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
@@ -346,12 +351,8 @@ mod tests {
     fn conflicts_are_told_but_do_not_matter() {
         let index = index(&[("a", "1", "Conflicts: b (<< 2), v"), ("b", "1", "Provides: v"), ("c", "1", "")]);
         let wanted = ["a".to_owned(), "b".to_owned()];
-        let request = Request {
-            wanted: &wanted,
-            excluded: &BTreeSet::new(),
-            essential: false,
-            architecture: "amd64",
-        };
+        let request =
+            Request { wanted: &wanted, excluded: &BTreeSet::new(), essential: false, architecture: "amd64" };
         let told = resolve(&index, request).unwrap().conflicts;
         assert_eq!(told.iter().map(|conflict| &*conflict.relation).collect::<Vec<_>>(), ["b (<< 2)", "v"]);
     }

@@ -67,7 +67,8 @@ pub(super) fn parts(directory: &Path, extensions: &[&str]) -> io::Result<Vec<Pat
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let mut paths: Vec<_> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
+    let mut paths: Vec<_> =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
     paths.retain(|path| {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         extensions.contains(&extension) && path.is_file()
@@ -94,8 +95,8 @@ fn deb822(file: &str, text: &str) -> Result<Vec<Source>, SyntaxError> {
         };
         let (uris, suites) = (require("URIs")?, require("Suites")?);
         let components = words("Components").unwrap_or_default();
-        let signed_by =
-            words("Signed-By").and_then(|keys| keys.into_iter().find(|key| key.starts_with('/')).map(PathBuf::from));
+        let signed_by = words("Signed-By")
+            .and_then(|keys| keys.into_iter().find(|key| key.starts_with('/')).map(PathBuf::from));
         sources.extend(uris.into_iter().map(|uri| Source {
             uri,
             suites: suites.clone(),
