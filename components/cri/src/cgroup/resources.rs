@@ -1,0 +1,241 @@
+//! Limits, in the terms of CRI, and how each cgroup version spells them.
+
+use super::{Cgroup, Layout, layout};
+use cairn_contract::cri;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, io};
+
+/// `LinuxContainerResources` of CRI. Zero and empty mean "leave as it is".
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Microseconds.
+    pub cpu_period: i64,
+    /// Microseconds per period; negative: no limit.
+    pub cpu_quota: i64,
+    /// Relative weight, 2 to 262144.
+    pub cpu_shares: i64,
+    /// Bytes; negative: no limit.
+    pub memory_limit: i64,
+    /// Memory and swap together, bytes; negative: no limit.
+    pub memory_swap_limit: i64,
+    /// For the processes, not the cgroup; applied when they start.
+    pub oom_score_adj: i64,
+    /// CPUs, `0-3,7`.
+    pub cpuset_cpus: String,
+    /// Memory nodes, `0-1`.
+    pub cpuset_mems: String,
+    /// Page size (`2MB`) to bytes.
+    pub hugepages: BTreeMap<String, u64>,
+    /// Files of cgroup v2 to their content.
+    pub unified: BTreeMap<String, String>,
+}
+
+impl From<&cri::LinuxContainerResources> for Resources {
+    fn from(given: &cri::LinuxContainerResources) -> Self {
+        Self {
+            cpu_period: given.cpu_period,
+            cpu_quota: given.cpu_quota,
+            cpu_shares: given.cpu_shares,
+            memory_limit: given.memory_limit_in_bytes,
+            memory_swap_limit: given.memory_swap_limit_in_bytes,
+            oom_score_adj: given.oom_score_adj,
+            cpuset_cpus: given.cpuset_cpus.clone(),
+            cpuset_mems: given.cpuset_mems.clone(),
+            hugepages: given.hugepage_limits.iter().map(|limit| (limit.page_size.clone(), limit.limit)).collect(),
+            unified: given.unified.clone().into_iter().collect(),
+        }
+    }
+}
+
+impl From<&Resources> for cri::LinuxContainerResources {
+    fn from(held: &Resources) -> Self {
+        Self {
+            cpu_period: held.cpu_period,
+            cpu_quota: held.cpu_quota,
+            cpu_shares: held.cpu_shares,
+            memory_limit_in_bytes: held.memory_limit,
+            memory_swap_limit_in_bytes: held.memory_swap_limit,
+            oom_score_adj: held.oom_score_adj,
+            cpuset_cpus: held.cpuset_cpus.clone(),
+            cpuset_mems: held.cpuset_mems.clone(),
+            hugepage_limits: held
+                .hugepages
+                .iter()
+                .map(|(size, &limit)| cri::HugepageLimit { page_size: size.clone(), limit })
+                .collect(),
+            unified: held.unified.clone().into_iter().collect(),
+        }
+    }
+}
+
+impl Resources {
+    /// Takes over what `update` sets and keeps the rest.
+    pub fn merge(&mut self, update: &Resources) {
+        let number = |held: &mut i64, new: i64| {
+            if new != 0 {
+                *held = new;
+            }
+        };
+        number(&mut self.cpu_period, update.cpu_period);
+        number(&mut self.cpu_quota, update.cpu_quota);
+        number(&mut self.cpu_shares, update.cpu_shares);
+        number(&mut self.memory_limit, update.memory_limit);
+        number(&mut self.memory_swap_limit, update.memory_swap_limit);
+        number(&mut self.oom_score_adj, update.oom_score_adj);
+        for (held, new) in
+            [(&mut self.cpuset_cpus, &update.cpuset_cpus), (&mut self.cpuset_mems, &update.cpuset_mems)]
+        {
+            if !new.is_empty() {
+                held.clone_from(new);
+            }
+        }
+        self.hugepages.extend(update.hugepages.clone());
+        self.unified.extend(update.unified.clone());
+    }
+
+    /// Files to write, in order: controller, file, value.
+    fn writes(&self, layout: Layout) -> Vec<(&'static str, String, String)> {
+        match layout {
+            Layout::Unified => self.unified_writes(),
+            Layout::PerController => self.per_controller_writes(),
+        }
+    }
+
+    fn unified_writes(&self) -> Vec<(&'static str, String, String)> {
+        let mut writes = Vec::new();
+        let mut set = |file: &str, value: String| writes.push(("", file.to_owned(), value));
+        if self.cpu_shares > 0 {
+            set("cpu.weight", weight(self.cpu_shares).to_string());
+        }
+        if self.cpu_quota != 0 || self.cpu_period > 0 {
+            let period = if self.cpu_period > 0 { self.cpu_period } else { 100_000 };
+            let quota = if self.cpu_quota > 0 { self.cpu_quota.to_string() } else { "max".to_owned() };
+            set("cpu.max", format!("{quota} {period}"));
+        }
+        if !self.cpuset_cpus.is_empty() {
+            set("cpuset.cpus", self.cpuset_cpus.clone());
+        }
+        if !self.cpuset_mems.is_empty() {
+            set("cpuset.mems", self.cpuset_mems.clone());
+        }
+        if self.memory_limit != 0 {
+            set("memory.max", or_max(self.memory_limit));
+        }
+        match self.memory_swap_limit {
+            0 => {}
+            limit if limit < 0 => set("memory.swap.max", "max".to_owned()),
+            limit => set("memory.swap.max", (limit - self.memory_limit.max(0)).max(0).to_string()),
+        }
+        for (size, limit) in &self.hugepages {
+            set(&format!("hugetlb.{size}.max"), limit.to_string());
+        }
+        for (file, value) in &self.unified {
+            set(file, value.clone());
+        }
+        writes
+    }
+
+    fn per_controller_writes(&self) -> Vec<(&'static str, String, String)> {
+        let mut writes = Vec::new();
+        let mut set =
+            |controller: &'static str, file: &str, value: String| writes.push((controller, file.to_owned(), value));
+        if self.cpu_shares > 0 {
+            set("cpu", "cpu.shares", self.cpu_shares.to_string());
+        }
+        if self.cpu_period > 0 {
+            set("cpu", "cpu.cfs_period_us", self.cpu_period.to_string());
+        }
+        if self.cpu_quota != 0 {
+            set("cpu", "cpu.cfs_quota_us", self.cpu_quota.max(-1).to_string());
+        }
+        if !self.cpuset_cpus.is_empty() {
+            set("cpuset", "cpuset.cpus", self.cpuset_cpus.clone());
+        }
+        if !self.cpuset_mems.is_empty() {
+            set("cpuset", "cpuset.mems", self.cpuset_mems.clone());
+        }
+        if self.memory_limit != 0 {
+            set("memory", "memory.limit_in_bytes", self.memory_limit.max(-1).to_string());
+        }
+        if self.memory_swap_limit != 0 {
+            set("memory", "memory.memsw.limit_in_bytes", self.memory_swap_limit.max(-1).to_string());
+        }
+        for (size, limit) in &self.hugepages {
+            set("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), limit.to_string());
+        }
+        writes
+    }
+
+    /// Applies the limits to a cgroup.
+    ///
+    /// # Errors
+    /// The first limit that could not be set. Swap and huge page limits are skipped where the kernel does not
+    /// account for them: there is nothing to limit.
+    pub fn apply(&self, cgroup: &Cgroup) -> io::Result<()> {
+        for (controller, file, value) in self.writes(layout()) {
+            let optional = file.contains("swap") || file.contains("memsw") || file.starts_with("hugetlb.");
+            if optional && !cgroup.directory(controller).join(&file).exists() {
+                continue;
+            }
+            cgroup.write(controller, &file, &value)?;
+        }
+        Ok(())
+    }
+}
+
+/// cgroup v2's weight (1 to 10000) of v1's shares (2 to 262144), the mapping Kubernetes defined in KEP-2254.
+fn weight(shares: i64) -> i64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+fn or_max(limit: i64) -> String {
+    if limit < 0 { "max".to_owned() } else { limit.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_layouts_say_the_same_limits() {
+        let resources = Resources {
+            cpu_period: 100_000,
+            cpu_quota: 50_000,
+            cpu_shares: 1024,
+            memory_limit: 64 << 20,
+            memory_swap_limit: 96 << 20,
+            ..Resources::default()
+        };
+        let text = |layout| {
+            let lines = resources.writes(layout).into_iter().map(|(_, file, value)| format!("{file}={value}"));
+            lines.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            text(Layout::Unified),
+            ["cpu.weight=39", "cpu.max=50000 100000", "memory.max=67108864", "memory.swap.max=33554432"]
+        );
+        assert_eq!(
+            text(Layout::PerController),
+            [
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=50000",
+                "memory.limit_in_bytes=67108864",
+                "memory.memsw.limit_in_bytes=100663296"
+            ]
+        );
+    }
+
+    #[test]
+    fn weights_span_the_whole_range() {
+        assert_eq!((weight(2), weight(262_144), weight(0)), (1, 10_000, 1));
+    }
+
+    #[test]
+    fn an_update_changes_only_what_it_names() {
+        let mut held = Resources { cpu_shares: 2, memory_limit: 9, ..Resources::default() };
+        held.merge(&Resources { cpu_shares: 5, cpuset_cpus: "0".into(), ..Resources::default() });
+        assert_eq!((held.cpu_shares, held.memory_limit, held.cpuset_cpus.as_str()), (5, 9, "0"));
+    }
+}

@@ -1,0 +1,426 @@
+//! Containers: created, started, stopped, removed; commands in them.
+
+use super::{
+    Runtime, RuntimeError, lock, new_id, now,
+    state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
+};
+use crate::{
+    cgroup::{Cgroup, Resources},
+    image::Image,
+    protocol::{ExecSync, Exit, Reply, Request, Start},
+    record,
+    shim::{launch::SPEC_FILE, sandbox::namespace_path},
+    spec::{self, PidNamespace},
+};
+use cairn_contract::cri;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::timeout;
+
+/// Longest a killed container may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Exit code of a container whose program could not be run.
+const START_FAILED: i32 = 128;
+
+impl Runtime {
+    /// Creates a container in a sandbox. On an error nothing of it is left.
+    pub(super) async fn create_container(
+        &self,
+        pod: &str,
+        config: cri::ContainerConfig,
+    ) -> Result<String, RuntimeError> {
+        let pod = self.pod(pod)?;
+        let _changing = pod.changing.lock().await;
+        let sandbox = pod.record().clone();
+        if sandbox.phase != PodPhase::Ready {
+            return Err(RuntimeError::State(format!("pod sandbox {} is not ready", sandbox.id)));
+        }
+        let metadata = config.metadata.clone();
+        if metadata.is_none() {
+            return Err(RuntimeError::Invalid("the container has no metadata".to_owned()));
+        }
+        if let Some(taken) =
+            self.containers_of(&sandbox.id).iter().find(|container| container.record().config.metadata == metadata)
+        {
+            let taken = taken.record().id.clone();
+            return Err(RuntimeError::Exists(format!("container {taken} has this name and attempt already")));
+        }
+        let wanted = config.image.as_ref().map_or("", |image| image.image.as_str());
+        let images = &self.inner.images;
+        let missing = || RuntimeError::NotFound(format!("image `{wanted}`"));
+        let image = images.resolve(wanted).ok_or_else(missing)?;
+        let hold = images.hold(&image).ok_or_else(missing)?;
+        let id = new_id();
+        match self.prepare_container(&id, &sandbox, &config, &image) {
+            Ok(record) => {
+                let container = Arc::new(Container::new(record, Some(hold)));
+                lock(&self.inner.containers).insert(id.clone(), container);
+                self.publish(&id, &sandbox.id, cri::ContainerEventType::ContainerCreatedEvent);
+                Ok(id)
+            }
+            Err(error) => {
+                if let Err(cleanup) = self.erase_container(&id) {
+                    tracing::warn!(container = id, "cannot clean up after a failed creation: {cleanup}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Mounts, decides and records.
+    fn prepare_container(
+        &self,
+        id: &str,
+        sandbox: &PodRecord,
+        config: &cri::ContainerConfig,
+        image: &Image,
+    ) -> Result<ContainerRecord, RuntimeError> {
+        let fault = |error: std::io::Error| RuntimeError::fault("cannot create the container", error);
+        let bundle = self.bundle(id);
+        fs::create_dir_all(&bundle).map_err(fault)?;
+        fs::create_dir_all(self.container_state(id)).map_err(fault)?;
+        let snapshot = self.snapshot(id);
+        snapshot.mount(&self.inner.images.layers(image)).map_err(fault)?;
+
+        let linux = config.linux.as_ref();
+        let options = linux
+            .and_then(|linux| linux.security_context.as_ref())
+            .and_then(|security| security.namespace_options.clone())
+            .unwrap_or_default();
+        let pid = self.pid_namespace(&options, sandbox)?;
+        let shares_pids = pid != PidNamespace::Own;
+        let cgroup = sandbox.cgroup.join(id);
+        let (spec, user) = spec::generate(&spec::Input {
+            config,
+            sandbox: &sandbox.config,
+            image: &image.config,
+            rootfs: &bundle.join("rootfs"),
+            pod_run: &self.pod_run(&sandbox.id),
+            pod_state: &self.pod_state(&sandbox.id),
+            cgroup: &cgroup,
+            pid,
+            node_network: sandbox.node_network(),
+            node_ipc: sandbox.node_ipc(),
+        })
+        .map_err(|error| RuntimeError::Invalid(error.to_string()))?;
+        if let Some(process) = spec.process() {
+            snapshot.make_directory(process.cwd()).map_err(fault)?;
+        }
+        let text = serde_json::to_vec(&spec).map_err(|error| RuntimeError::Fault(error.to_string()))?;
+        fs::write(bundle.join(SPEC_FILE), text).map_err(fault)?;
+
+        let log = (!config.log_path.is_empty())
+            .then(|| Path::new(&sandbox.config.log_directory).join(&config.log_path));
+        if let Some(directory) = log.as_deref().and_then(Path::parent) {
+            fs::create_dir_all(directory).map_err(fault)?;
+        }
+        let mut record = ContainerRecord {
+            id: id.to_owned(),
+            sandbox: sandbox.id.clone(),
+            config: config.clone(),
+            created_at: now(),
+            started_at: 0,
+            pid: 0,
+            exit: None,
+            reason: String::new(),
+            message: String::new(),
+            image_id: image.id.to_string(),
+            image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+            stop_signal: stop_signal(config, image),
+            log,
+            cgroup,
+            resources: linux.and_then(|linux| linux.resources.as_ref()).map(Resources::from).unwrap_or_default(),
+            user: (0, 0, Vec::new()),
+            shares_pids,
+        };
+        record.set_user(user);
+        self.save_container(&record)?;
+        Ok(record)
+    }
+
+    fn pid_namespace(
+        &self,
+        options: &cri::NamespaceOption,
+        sandbox: &PodRecord,
+    ) -> Result<PidNamespace, RuntimeError> {
+        Ok(match options.pid() {
+            cri::NamespaceMode::Container => PidNamespace::Own,
+            cri::NamespaceMode::Node => PidNamespace::Node,
+            // A pod whose sandbox was not asked to share has no namespace to join.
+            cri::NamespaceMode::Pod if sandbox.namespaces().pid() != cri::NamespaceMode::Pod => PidNamespace::Own,
+            cri::NamespaceMode::Pod => PidNamespace::Joined(namespace_path(&self.pod_run(&sandbox.id), "pid")),
+            cri::NamespaceMode::Target => {
+                let target = self.container(&options.target_id)?;
+                let target = target.record();
+                if target.sandbox != sandbox.id || target.state() != cri::ContainerState::ContainerRunning {
+                    return Err(RuntimeError::State(format!(
+                        "target container {} is not running in this pod",
+                        target.id
+                    )));
+                }
+                PidNamespace::Joined(PathBuf::from(format!("/proc/{}/ns/pid", target.pid)))
+            }
+        })
+    }
+
+    /// The pod of a container.
+    fn pod_of(&self, container: &Container) -> Result<Arc<Pod>, RuntimeError> {
+        let sandbox = container.record().sandbox.clone();
+        self.pod(&sandbox)
+    }
+
+    /// Asks the shim of a container's pod, and sorts its refusals.
+    async fn ask(&self, container: &Container, request: Request) -> Result<Reply, RuntimeError> {
+        let shim = self.pod_of(container)?.shim();
+        let shim = shim.ok_or_else(|| RuntimeError::State("the pod is not running".to_owned()))?;
+        let reply = match request {
+            // It takes as long as the command takes, which has its own limit.
+            Request::ExecSync(_) => shim.ask_patiently(request).await,
+            request => shim.ask(request).await,
+        };
+        match reply.map_err(|error| RuntimeError::Fault(error.to_string()))? {
+            Reply::Failed(reason) => Err(RuntimeError::Fault(reason)),
+            Reply::NotFound => Err(RuntimeError::State("the container is not running".to_owned())),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Starts a created container.
+    pub(super) async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let container = self.container(id)?;
+        let _changing = container.changing.lock().await;
+        let record = container.record().clone();
+        if record.state() != cri::ContainerState::ContainerCreated {
+            return Err(RuntimeError::State(format!("container {} was started before", record.id)));
+        }
+        let started_at = now();
+        let started = self
+            .ask(
+                &container,
+                Request::Start(Start {
+                    container: record.id.clone(),
+                    bundle: self.bundle(&record.id),
+                    log: record.log.clone(),
+                    terminal: record.config.tty,
+                    stdin: record.config.stdin,
+                    exit_file: self.container_state(&record.id).join("exit.json"),
+                    cgroup: record.cgroup.clone(),
+                    resources: record.resources.clone(),
+                    kill_rest: record.shares_pids,
+                }),
+            )
+            .await;
+        match started {
+            Ok(Reply::Started { pid }) => {
+                let record = {
+                    let mut record = container.record();
+                    record.pid = pid;
+                    record.started_at = started_at;
+                    record.clone()
+                };
+                self.save_container(&record)?;
+                self.publish(&record.id, &record.sandbox, cri::ContainerEventType::ContainerStartedEvent);
+                // It may have ended before it was noted as started; then the event came too early to count.
+                self.take_early_exit(&container);
+                Ok(())
+            }
+            Ok(_) => Err(RuntimeError::Fault("the pod's shim answered something else".to_owned())),
+            Err(error) => {
+                {
+                    let mut record = container.record();
+                    record.started_at = started_at;
+                    record.reason = "StartError".to_owned();
+                    record.message = error.to_string();
+                }
+                let exit = Exit { code: START_FAILED, finished_at: now(), oom_killed: false };
+                self.container_ended(&container, exit);
+                Err(RuntimeError::Fault(format!("cannot start container: {error}")))
+            }
+        }
+    }
+
+    fn take_early_exit(&self, container: &Container) {
+        let id = container.record().id.clone();
+        if let Ok(Some(exit)) = record::load::<Exit>(&self.container_state(&id).join("exit.json")) {
+            self.container_ended(container, exit);
+        }
+    }
+
+    /// Asks a container to end, waits, and kills it. One that is not running, or none, is fine.
+    pub(super) async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let Ok(container) = self.container(id) else { return Ok(()) };
+        let _changing = container.changing.lock().await;
+        self.end_container(&container, grace).await
+    }
+
+    async fn end_container(&self, container: &Container, grace: Duration) -> Result<(), RuntimeError> {
+        let record = container.record().clone();
+        if record.state() != cri::ContainerState::ContainerRunning {
+            return Ok(());
+        }
+        let mut ended = container.ended.subscribe();
+        let signal = |signal, all| Request::Signal { container: record.id.clone(), signal, all };
+        if !grace.is_zero() {
+            self.ask(container, signal(record.stop_signal, false)).await?;
+            if timeout(grace, ended.wait_for(|&ended| ended)).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.ask(container, signal(libc::SIGKILL, true)).await?;
+        let gone = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended)).await;
+        gone.map(drop).map_err(|_| {
+            RuntimeError::Deadline(format!("container {} was killed but does not end; it may wait on a disk", record.id))
+        })
+    }
+
+    /// Removes a container, by force if it runs. None is fine.
+    pub(super) async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        let Ok(container) = self.container(id) else { return Ok(()) };
+        let _changing = container.changing.lock().await;
+        self.end_container(&container, Duration::ZERO).await?;
+        let (id, sandbox, cgroup) = {
+            let record = container.record();
+            (record.id.clone(), record.sandbox.clone(), record.cgroup.clone())
+        };
+        // A shim that never knew it, or is gone, has nothing to forget.
+        let _ = self.ask(&container, Request::Forget { container: id.clone() }).await;
+        let runtime = self.clone();
+        let erased = {
+            let id = id.clone();
+            tokio::task::spawn_blocking(move || {
+                let _ = Cgroup::new(cgroup).destroy();
+                runtime.erase_container(&id)
+            })
+        };
+        erased
+            .await
+            .map_err(|error| RuntimeError::Fault(error.to_string()))?
+            .map_err(|error| RuntimeError::fault("cannot remove the container's files", error))?;
+        lock(&container.hold).take();
+        lock(&self.inner.containers).remove(&id);
+        self.publish(&id, &sandbox, cri::ContainerEventType::ContainerDeletedEvent);
+        Ok(())
+    }
+
+    /// Removes a container's mounts and files.
+    pub(super) fn erase_container(&self, id: &str) -> std::io::Result<()> {
+        let snapshot = self.snapshot(id);
+        snapshot.unmount();
+        // The bundle first: its record still tells a restart to come back here.
+        match fs::remove_dir_all(self.bundle(id)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        snapshot.remove()
+    }
+
+    /// Runs a command in a container and waits for it. A timeout of zero is none.
+    pub(super) async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        limit: Duration,
+    ) -> Result<cri::ExecSyncResponse, RuntimeError> {
+        let container = self.container(id)?;
+        if command.is_empty() {
+            return Err(RuntimeError::Invalid("there is no command to run".to_owned()));
+        }
+        let id = {
+            let record = container.record();
+            if record.state() != cri::ContainerState::ContainerRunning {
+                return Err(RuntimeError::State(format!("container {} is not running", record.id)));
+            }
+            record.id.clone()
+        };
+        let timeout_ms = (!limit.is_zero()).then(|| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        match self.ask(&container, Request::ExecSync(ExecSync { container: id, command, timeout_ms })).await? {
+            Reply::Executed { code, stdout, stderr } => {
+                Ok(cri::ExecSyncResponse { stdout, stderr, exit_code: code })
+            }
+            Reply::TimedOut => {
+                Err(RuntimeError::Deadline(format!("command timed out: it ran longer than {} s", limit.as_secs())))
+            }
+            _ => Err(RuntimeError::Fault("the pod's shim answered something else".to_owned())),
+        }
+    }
+
+    /// Changes the limits of a container.
+    pub(super) fn update_container(&self, id: &str, update: &Resources) -> Result<(), RuntimeError> {
+        let container = self.container(id)?;
+        let mut record = container.record();
+        match record.state() {
+            cri::ContainerState::ContainerExited => {
+                return Err(RuntimeError::State(format!("container {} has ended", record.id)));
+            }
+            cri::ContainerState::ContainerRunning => update
+                .apply(&Cgroup::new(&record.cgroup))
+                .map_err(|error| RuntimeError::fault("cannot update the container", error))?,
+            _ => {}
+        }
+        record.resources.merge(update);
+        self.save_container(&record)
+    }
+
+    /// Follows a renamed log file.
+    pub(super) async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
+        let container = self.container(id)?;
+        let id = container.record().id.clone();
+        self.ask(&container, Request::ReopenLog { container: id }).await.map(drop)
+    }
+}
+
+/// The pod's wish, else the image's, else SIGTERM.
+fn stop_signal(config: &cri::ContainerConfig, image: &Image) -> i32 {
+    let of_pod = match config.stop_signal() {
+        cri::Signal::RuntimeDefault => None,
+        signal => signal_number(signal.as_str_name()),
+    };
+    let of_image = || image.config.config().as_ref()?.stop_signal().as_deref().and_then(signal_number);
+    of_pod.or_else(of_image).unwrap_or(libc::SIGTERM)
+}
+
+/// `SIGTERM`, `TERM` or `15`.
+fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let short = name.strip_prefix("SIG").unwrap_or(name);
+    let known = [
+        ("HUP", libc::SIGHUP), ("INT", libc::SIGINT), ("QUIT", libc::SIGQUIT), ("ABRT", libc::SIGABRT),
+        ("KILL", libc::SIGKILL), ("USR1", libc::SIGUSR1), ("USR2", libc::SIGUSR2), ("PIPE", libc::SIGPIPE),
+        ("ALRM", libc::SIGALRM), ("TERM", libc::SIGTERM), ("CHLD", libc::SIGCHLD), ("CONT", libc::SIGCONT),
+        ("STOP", libc::SIGSTOP), ("TSTP", libc::SIGTSTP), ("TTIN", libc::SIGTTIN), ("TTOU", libc::SIGTTOU),
+        ("URG", libc::SIGURG), ("XCPU", libc::SIGXCPU), ("XFSZ", libc::SIGXFSZ), ("VTALRM", libc::SIGVTALRM),
+        ("PROF", libc::SIGPROF), ("WINCH", libc::SIGWINCH), ("IO", libc::SIGIO), ("PWR", libc::SIGPWR),
+        ("SYS", libc::SIGSYS), ("TRAP", libc::SIGTRAP), ("BUS", libc::SIGBUS), ("SEGV", libc::SIGSEGV),
+    ];
+    if let Some((_, number)) = known.iter().find(|(known, _)| *known == short) {
+        return Some(*number);
+    }
+    // Real-time signals: CRI writes RTMINPLUS3, images write RTMIN+3.
+    let offset = |prefixes: [&str; 2]| prefixes.iter().find_map(|prefix| short.strip_prefix(prefix)?.parse::<i32>().ok());
+    match short {
+        "RTMIN" => Some(libc::SIGRTMIN()),
+        "RTMAX" => Some(libc::SIGRTMAX()),
+        _ => offset(["RTMINPLUS", "RTMIN+"])
+            .map(|plus| libc::SIGRTMIN() + plus)
+            .or_else(|| offset(["RTMAXMINUS", "RTMAX-"]).map(|minus| libc::SIGRTMAX() - minus)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_many_spellings() {
+        for (name, number) in [("SIGTERM", 15), ("TERM", 15), ("9", 9), ("SIGRTMIN+3", 37), ("SIGRTMINPLUS3", 37), ("SIGRTMAX", 64)] {
+            assert_eq!(signal_number(name), Some(number), "{name}");
+        }
+        assert_eq!(signal_number("SIGNONE"), None);
+    }
+}

@@ -1,0 +1,354 @@
+//! Sandboxes: made, stopped, removed.
+
+use super::{
+    Runtime, RuntimeError, files, lock, new_id, now,
+    shim_client::ShimClient,
+    state::{Pod, PodPhase, PodRecord},
+};
+use crate::{
+    cgroup::{self, Cgroup},
+    network::PodNetwork,
+    protocol::{self, Event, Exit, PodSetup, Request, SetupOutcome},
+    record,
+    shim::sandbox,
+};
+use cairn_contract::cri;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{io::AsyncReadExt, process::Command, sync::mpsc, time::timeout};
+
+/// Longest a shim may take to make its pod's namespaces.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest a killed container may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest host name the kernel takes.
+const HOSTNAME_LIMIT: usize = 64;
+
+impl Runtime {
+    /// Makes a sandbox and starts it. On an error nothing of it is left.
+    pub(super) async fn run_pod(
+        &self,
+        config: cri::PodSandboxConfig,
+        handler: String,
+    ) -> Result<String, RuntimeError> {
+        let invalid = |text: &str| Err(RuntimeError::Invalid(text.to_owned()));
+        let Some(metadata) = config.metadata.clone() else { return invalid("the sandbox has no metadata") };
+        if !handler.is_empty() {
+            return invalid(&format!("no runtime handler `{handler}`: this runtime has only the default one"));
+        }
+        if config.hostname.len() > HOSTNAME_LIMIT {
+            return invalid("the host name is longer than 64 characters");
+        }
+        let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
+        let id = new_id();
+        let cgroup = cgroup::pod_path(self.inner.config.cgroup_driver, parent, &id)
+            .map_err(|error| RuntimeError::Invalid(error.to_string()))?;
+        let record = PodRecord {
+            id: id.clone(),
+            config,
+            handler,
+            created_at: now(),
+            phase: PodPhase::Making,
+            boot: self.inner.boot.clone(),
+            cgroup,
+            attachment: None,
+            addresses: Vec::new(),
+        };
+        let options = record.namespaces();
+        if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
+            return invalid("user namespaces are not supported by this runtime yet");
+        }
+        let pod = Arc::new(Pod::new(record.clone()));
+        {
+            let mut pods = lock(&self.inner.pods);
+            if let Some(taken) = pods.values().find(|pod| pod.record().config.metadata.as_ref() == Some(&metadata)) {
+                return Err(RuntimeError::Exists(format!(
+                    "sandbox {} is attempt {} of pod {}/{} already",
+                    taken.record().id,
+                    metadata.attempt,
+                    metadata.namespace,
+                    metadata.name
+                )));
+            }
+            pods.insert(id.clone(), Arc::clone(&pod));
+        }
+        let _changing = pod.changing.lock().await;
+        if let Err(error) = self.make_pod(&pod, &record).await {
+            if let Err(cleanup) = self.tear_down(&pod).await {
+                tracing::warn!(pod = id, "cannot clean up after a failed start: {cleanup}");
+            }
+            self.erase_pod(&id);
+            return Err(error);
+        }
+        self.publish(&id, &id, cri::ContainerEventType::ContainerCreatedEvent);
+        self.publish(&id, &id, cri::ContainerEventType::ContainerStartedEvent);
+        Ok(id)
+    }
+
+    async fn make_pod(&self, pod: &Arc<Pod>, record: &PodRecord) -> Result<(), RuntimeError> {
+        let fault =
+            |doing: &str, cause: &dyn std::fmt::Display| RuntimeError::fault(doing, cause);
+        let (state, run) = (self.pod_state(&record.id), self.pod_run(&record.id));
+        fs::create_dir_all(&state).map_err(|error| fault("cannot make the pod's directory", &error))?;
+        fs::create_dir_all(&run).map_err(|error| fault("cannot make the pod's directory", &error))?;
+        // From here on a crash leaves a record that says what to clean.
+        self.save_pod(record)?;
+        files::write(&state, &record.config, record.node_network())
+            .map_err(|error| fault("cannot write the pod's resolv.conf and hosts", &error))?;
+        self.spawn_shim(record).await?;
+        self.connect_shim(pod).await.map_err(|error| fault("the pod's shim does not answer", &error))?;
+        let mut attachment = None;
+        if !record.node_network() {
+            let namespace = sandbox::namespace_path(&run, "net").display().to_string();
+            let network = self.pod_network(record, Some(&namespace));
+            let cidr = lock(&self.inner.pod_cidr).clone();
+            let added = self.inner.networks.add(&PodNetwork { pod_cidr: &cidr, ..network }).await;
+            attachment = Some(added.map_err(|error| fault("cannot connect the pod", &error))?);
+        }
+        let record = {
+            let mut held = pod.record();
+            held.addresses = attachment.as_ref().map(|attachment| attachment.addresses()).unwrap_or_default();
+            held.attachment = attachment;
+            held.phase = PodPhase::Ready;
+            held.clone()
+        };
+        self.save_pod(&record)
+    }
+
+    fn pod_network<'a>(&self, record: &'a PodRecord, namespace: Option<&'a str>) -> PodNetwork<'a> {
+        PodNetwork { id: &record.id, namespace, config: &record.config, pod_cidr: "" }
+    }
+
+    /// Starts the shim and waits until it serves.
+    async fn spawn_shim(&self, record: &PodRecord) -> Result<(), RuntimeError> {
+        let fault = |error: &dyn std::fmt::Display| RuntimeError::fault("cannot start the pod's shim", error);
+        let run = self.pod_run(&record.id);
+        let setup_file = run.join("setup.json");
+        record::save(&setup_file, &pod_setup(record, &run)).map_err(|error| fault(&error))?;
+        let log = fs::File::create(run.join("shim.log")).map_err(|error| fault(&error))?;
+        let mut shim = Command::new(&self.inner.config.shim)
+            .arg("serve")
+            .arg(&setup_file)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|error| fault(&format!("{}: {error}", self.inner.config.shim.display())))?;
+        let stdout = shim.stdout.take();
+        // Reaps it, however it ends; its end itself is seen at the socket.
+        tokio::spawn(async move { drop(shim.wait().await) });
+        let mut report = Vec::new();
+        if let Some(mut stdout) = stdout {
+            let read = timeout(SETUP_TIMEOUT, stdout.read_to_end(&mut report)).await;
+            read.map_err(|_| fault(&"it was not ready in time"))?.map_err(|error| fault(&error))?;
+        }
+        match protocol::decode::<SetupOutcome>(&mut report) {
+            Ok(Some(SetupOutcome::Ready)) => Ok(()),
+            Ok(Some(SetupOutcome::Failed(reason))) => Err(fault(&reason)),
+            _ => {
+                let said = fs::read_to_string(run.join("shim.log")).unwrap_or_default();
+                Err(fault(&format!("it ended without a word; {}", said.trim())))
+            }
+        }
+    }
+
+    /// Connects to a pod's shim, new or found, and follows its events.
+    pub(super) async fn connect_shim(&self, pod: &Arc<Pod>) -> Result<ShimClient, RuntimeError> {
+        let id = pod.record().id.clone();
+        let socket = self.pod_run(&id).join("shim.sock");
+        let (client, events) =
+            ShimClient::connect(&socket).await.map_err(|error| RuntimeError::Fault(error.to_string()))?;
+        pod.set_shim(Some(client.clone()));
+        let (runtime, pod) = (self.clone(), Arc::clone(pod));
+        tokio::spawn(async move { runtime.follow(&pod, events).await });
+        Ok(client)
+    }
+
+    async fn follow(&self, pod: &Arc<Pod>, mut events: mpsc::UnboundedReceiver<Event>) {
+        while let Some(event) = events.recv().await {
+            match event {
+                Event::Exited { container, exit } => {
+                    if let Ok(container) = self.container(&container) {
+                        self.container_ended(&container, exit);
+                    }
+                }
+            }
+        }
+        pod.set_shim(None);
+        if pod.record().phase == PodPhase::Ready {
+            let id = pod.record().id.clone();
+            tracing::error!(pod = id, "the pod's shim died; its containers are killed");
+            let _changing = pod.changing.lock().await;
+            self.bury(pod).await;
+        }
+    }
+
+    /// The shim of a pod is dead: kills what it held, and notes it.
+    pub(super) async fn bury(&self, pod: &Arc<Pod>) {
+        let record = {
+            let mut record = pod.record();
+            if record.phase == PodPhase::Ready {
+                record.phase = PodPhase::NotReady;
+            }
+            record.clone()
+        };
+        self.release(&record).await;
+        self.containers_lost(&record.id, "ShimDied", "the process that watched the container died");
+        if let Err(error) = self.save_pod(&record) {
+            tracing::error!(pod = record.id, "{error}");
+        }
+        self.publish(&record.id, &record.id, cri::ContainerEventType::ContainerStoppedEvent);
+    }
+
+    /// Notes that nobody can say how a pod's running containers ended, save for those whose exit is on disk.
+    pub(super) fn containers_lost(&self, pod: &str, reason: &str, message: &str) {
+        for container in self.containers_of(pod) {
+            let (id, started) = {
+                let record = container.record();
+                (record.id.clone(), record.started_at != 0 && record.exit.is_none())
+            };
+            if !started {
+                continue;
+            }
+            let told = record::load::<Exit>(&self.container_state(&id).join("exit.json")).ok().flatten();
+            let exit = told.unwrap_or_else(|| {
+                let mut record = container.record();
+                record.reason = reason.to_owned();
+                record.message = message.to_owned();
+                Exit { code: 255, finished_at: now(), oom_killed: false }
+            });
+            self.container_ended(&container, exit);
+        }
+    }
+
+    /// Stops a sandbox: its containers, network and namespaces. A stopped one, or none, is fine.
+    pub(super) async fn stop_pod(&self, id: &str) -> Result<(), RuntimeError> {
+        let Ok(pod) = self.pod(id) else { return Ok(()) };
+        let _changing = pod.changing.lock().await;
+        let was_ready = pod.record().phase == PodPhase::Ready;
+        self.tear_down(&pod).await?;
+        if was_ready {
+            let id = pod.record().id.clone();
+            self.publish(&id, &id, cri::ContainerEventType::ContainerStoppedEvent);
+        }
+        Ok(())
+    }
+
+    /// Brings a sandbox down as far as it is up, and records it. May be called again after an error.
+    pub(super) async fn tear_down(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
+        let record = {
+            let mut record = pod.record();
+            record.phase = PodPhase::NotReady;
+            record.clone()
+        };
+        self.save_pod(&record)?;
+        if let Some(shim) = pod.shim() {
+            for container in self.containers_of(&record.id) {
+                let running = container.record().state() == cri::ContainerState::ContainerRunning;
+                if running {
+                    let id = container.record().id.clone();
+                    // What the shim cannot kill now, its end and the cgroup's will.
+                    let _ = shim.ask(Request::Signal { container: id, signal: libc::SIGKILL, all: true }).await;
+                    let mut ended = container.ended.subscribe();
+                    let _ = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended)).await;
+                }
+            }
+        }
+        if let Some(attachment) = &record.attachment {
+            let path = sandbox::namespace_path(&self.pod_run(&record.id), "net").display().to_string();
+            let namespace = (record.boot == self.inner.boot && Path::new(&path).exists()).then_some(path);
+            let network = self.pod_network(&record, namespace.as_deref());
+            let removed = self.inner.networks.remove(&network, attachment).await;
+            removed.map_err(|error| RuntimeError::fault("cannot disconnect the pod", error))?;
+        }
+        if let Some(shim) = pod.shim() {
+            let _ = shim.ask(Request::Shutdown).await;
+            pod.set_shim(None);
+        }
+        self.release(&record).await;
+        self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped");
+        pod.record().attachment = None;
+        let record = pod.record().clone();
+        self.save_pod(&record)
+    }
+
+    /// Kills what is left in a pod's cgroup, shim included, and unmounts its namespaces.
+    async fn release(&self, record: &PodRecord) {
+        if record.boot != self.inner.boot {
+            return; // it went with the boot it was made in
+        }
+        let (cgroup, run) = (Cgroup::new(&record.cgroup), self.pod_run(&record.id));
+        let released = tokio::task::spawn_blocking(move || {
+            let destroyed = cgroup.destroy();
+            sandbox::remove(&run);
+            destroyed
+        });
+        if let Ok(Err(error)) = released.await {
+            tracing::warn!(pod = record.id, "{error}");
+        }
+    }
+
+    /// Removes a sandbox with all its containers. None is fine.
+    pub(super) async fn remove_pod(&self, id: &str) -> Result<(), RuntimeError> {
+        let Ok(pod) = self.pod(id) else { return Ok(()) };
+        let id = pod.record().id.clone();
+        {
+            let _changing = pod.changing.lock().await;
+            self.tear_down(&pod).await?;
+        }
+        for container in self.containers_of(&id) {
+            let container = container.record().id.clone();
+            self.remove_container(&container).await?;
+        }
+        self.publish(&id, &id, cri::ContainerEventType::ContainerDeletedEvent);
+        self.erase_pod(&id);
+        Ok(())
+    }
+
+    /// Forgets a sandbox that is down.
+    pub(super) fn erase_pod(&self, id: &str) {
+        // The record last: until then a restart finds the sandbox and can be asked again.
+        for directory in [self.pod_run(id), self.pod_state(id)] {
+            if let Err(error) = fs::remove_dir_all(&directory)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!("cannot remove {}: {error}", directory.display());
+            }
+        }
+        lock(&self.inner.pods).remove(id);
+    }
+}
+
+/// What the shim is to make.
+fn pod_setup(record: &PodRecord, run: &Path) -> PodSetup {
+    let node_network = record.node_network();
+    let linux = record.config.linux.as_ref();
+    let mut sysctls: BTreeMap<String, String> =
+        linux.map(|linux| linux.sysctls.clone().into_iter().collect()).unwrap_or_default();
+    if !node_network {
+        // A pod's network is its own: no port in it is privileged, and any group may ping.
+        for (name, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    PodSetup {
+        id: record.id.clone(),
+        run: run.to_path_buf(),
+        hostname: (!node_network).then(|| record.config.hostname.clone()),
+        own_network: !node_network,
+        own_ipc: !record.node_ipc(),
+        shared_pid: record.namespaces().pid() == cri::NamespaceMode::Pod,
+        sysctls,
+        cgroup: record.cgroup.clone(),
+    }
+}

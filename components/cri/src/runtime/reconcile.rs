@@ -1,0 +1,172 @@
+//! Taking up what is there when the daemon starts.
+//!
+//! Of each record on disk one of three things is true. The node was rebooted since: nothing of it runs. Its shim
+//! answers: what the shim says is right. Its shim is gone: what it held is killed, and how it ended is not known,
+//! save where an exit file says so. Half-made sandboxes and containers, which no one was told of, are removed.
+
+use super::{
+    Runtime, RuntimeError, lock, now,
+    state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
+};
+use crate::{
+    protocol::{ContainerState, Exit, Reply, Request},
+    record,
+};
+use cairn_contract::cri;
+use serde::de::DeserializeOwned;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+impl Runtime {
+    /// Brings memory, disk and the living shims to agree.
+    pub(super) async fn reconcile(&self) -> Result<(), RuntimeError> {
+        let fault = |error: io::Error| RuntimeError::fault("cannot read the runtime's state", error);
+        let config = &self.inner.config;
+        for directory in
+            [config.state.join("pods"), config.state.join("containers"), config.run.join("pods"), config.run.join("containers")]
+        {
+            fs::create_dir_all(directory).map_err(fault)?;
+        }
+        for (id, record) in records::<PodRecord>(&config.state.join("pods")).map_err(fault)? {
+            match record {
+                Some(record) => drop(lock(&self.inner.pods).insert(id, Arc::new(Pod::new(record)))),
+                None => self.erase_pod(&id),
+            }
+        }
+        for (id, record) in records::<ContainerRecord>(&config.state.join("containers")).map_err(fault)? {
+            match record {
+                Some(record) if lock(&self.inner.pods).contains_key(&record.sandbox) => self.adopt(id, record),
+                _ => self.discard_container(&id),
+            }
+        }
+        self.remove_strays().map_err(fault)?;
+        for pod in self.all_pods() {
+            self.take_up(&pod).await;
+        }
+        Ok(())
+    }
+
+    fn adopt(&self, id: String, record: ContainerRecord) {
+        let images = &self.inner.images;
+        let hold = images.resolve(&record.image_id).and_then(|image| images.hold(&image));
+        lock(&self.inner.containers).insert(id, Arc::new(Container::new(record, hold)));
+    }
+
+    fn discard_container(&self, id: &str) {
+        if let Err(error) = self.erase_container(id) {
+            tracing::warn!(container = id, "cannot remove a half-made container: {error}");
+        }
+    }
+
+    /// Run directories without a record.
+    fn remove_strays(&self) -> io::Result<()> {
+        let run = &self.inner.config.run;
+        for id in names(&run.join("containers"))? {
+            if !lock(&self.inner.containers).contains_key(&id) {
+                self.discard_container(&id);
+            }
+        }
+        for id in names(&run.join("pods"))? {
+            if !lock(&self.inner.pods).contains_key(&id) {
+                crate::shim::sandbox::remove(&self.pod_run(&id));
+                self.erase_pod(&id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_up(&self, pod: &Arc<Pod>) {
+        let record = pod.record().clone();
+        match record.phase {
+            PodPhase::Making => {
+                tracing::warn!(pod = record.id, "removing a half-made pod sandbox");
+                // A shim that was being started is found through its cgroup.
+                let _ = self.connect_shim(pod).await;
+                if let Err(error) = self.tear_down(pod).await {
+                    tracing::warn!(pod = record.id, "{error}");
+                }
+                self.erase_pod(&record.id);
+            }
+            _ if record.boot != self.inner.boot => {
+                pod.record().phase = PodPhase::NotReady;
+                self.containers_lost(&record.id, "NodeRebooted", "the node was rebooted while the container ran");
+                let record = pod.record().clone();
+                if let Err(error) = self.save_pod(&record) {
+                    tracing::warn!(pod = record.id, "{error}");
+                }
+            }
+            PodPhase::NotReady => self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped"),
+            PodPhase::Ready => match self.inspect(pod).await {
+                Ok(states) => self.agree(&record.id, &states),
+                Err(error) => {
+                    tracing::warn!(pod = record.id, "the pod's shim is gone: {error}");
+                    self.bury(pod).await;
+                }
+            },
+        }
+    }
+
+    async fn inspect(&self, pod: &Arc<Pod>) -> Result<Vec<ContainerState>, RuntimeError> {
+        let shim = self.connect_shim(pod).await?;
+        match shim.ask(Request::Inspect).await {
+            Ok(Reply::State { containers, .. }) => Ok(containers),
+            Ok(_) => Err(RuntimeError::Fault("it answered something else".to_owned())),
+            Err(error) => Err(RuntimeError::Fault(error.to_string())),
+        }
+    }
+
+    /// Makes the records say what the shim says.
+    fn agree(&self, pod: &str, states: &[ContainerState]) {
+        for container in self.containers_of(pod) {
+            let (id, state) = {
+                let record = container.record();
+                (record.id.clone(), record.state())
+            };
+            match states.iter().find(|held| held.id == id) {
+                Some(ContainerState { pid, exit, .. }) => {
+                    let record = {
+                        let mut record = container.record();
+                        record.pid = *pid;
+                        if record.started_at == 0 {
+                            record.started_at = now(); // the daemon died between the start and its record
+                        }
+                        record.clone()
+                    };
+                    if let Err(error) = self.save_container(&record) {
+                        tracing::warn!(container = id, "{error}");
+                    }
+                    if let Some(exit) = exit {
+                        self.container_ended(&container, exit.clone());
+                    }
+                }
+                None if state == cri::ContainerState::ContainerRunning => {
+                    let told = record::load(&self.container_state(&id).join("exit.json")).ok().flatten();
+                    let exit = told.unwrap_or(Exit { code: 255, finished_at: now(), oom_killed: false });
+                    self.container_ended(&container, exit);
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// Names in a directory.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// The record in each subdirectory; `None` where there is none, or one that cannot be read.
+fn records<T: DeserializeOwned>(directory: &Path) -> io::Result<Vec<(String, Option<T>)>> {
+    let read = |name: String| {
+        let path: PathBuf = directory.join(&name).join("record.json");
+        let record = record::load(&path).unwrap_or_else(|error| {
+            tracing::error!("{} is damaged and is dropped: {error}", path.display());
+            None
+        });
+        (name, record)
+    };
+    Ok(names(directory)?.into_iter().map(read).collect())
+}

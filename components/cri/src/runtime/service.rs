@@ -1,0 +1,313 @@
+//! RuntimeService of CRI: each call unpacked, passed on, and its result packed.
+
+use super::{Runtime, RuntimeError, convert, lock};
+use crate::{cgroup::Resources, record};
+use cairn_contract::{
+    cri::{self, runtime_service_server::RuntimeService},
+    runtime::CgroupDriver,
+};
+use futures::StreamExt;
+use std::{collections::HashMap, future::Future, time::Duration};
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct RuntimeServer {
+    runtime: Runtime,
+}
+
+impl RuntimeServer {
+    /// Serves `runtime`.
+    pub fn new(runtime: Runtime) -> Self {
+        Self { runtime }
+    }
+}
+
+/// Runs a change to its end even if the client goes away: half a change is worse than one nobody waits for.
+async fn whole<T: Send + 'static>(
+    change: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(change).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(Status::internal(format!("the request failed inside the runtime: {error}"))),
+    }
+}
+
+fn seconds(count: i64) -> Duration {
+    Duration::from_secs(u64::try_from(count).unwrap_or(0))
+}
+
+fn missing(what: &str) -> Status {
+    Status::invalid_argument(format!("the request has no {what}"))
+}
+
+#[tonic::async_trait]
+impl RuntimeService for RuntimeServer {
+    async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+        Ok(Response::new(cri::VersionResponse {
+            version: "0.1.0".to_owned(),
+            runtime_name: "cairn".to_owned(),
+            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime_api_version: "v1".to_owned(),
+        }))
+    }
+
+    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
+        let condition = |kind: &str, problem: Option<(&str, String)>| cri::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status: problem.is_none(),
+            reason: problem.as_ref().map(|(reason, _)| (*reason).to_owned()).unwrap_or_default(),
+            message: problem.map(|(_, message)| message).unwrap_or_default(),
+        };
+        let network = self.runtime.inner.networks.ready().err();
+        let network = network.map(|error| ("NetworkPluginNotReady", error.to_string()));
+        let mut info = HashMap::new();
+        if request.into_inner().verbose {
+            let config = serde_json::to_string(&self.runtime.inner.config).unwrap_or_default();
+            info.insert("config".to_owned(), config);
+        }
+        Ok(Response::new(cri::StatusResponse {
+            status: Some(cri::RuntimeStatus {
+                conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
+            }),
+            info,
+            runtime_handlers: vec![cri::RuntimeHandler {
+                name: String::new(),
+                features: Some(cri::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: false,
+                }),
+            }],
+            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        }))
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
+        let driver = match self.runtime.inner.config.cgroup_driver {
+            CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
+            CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+        };
+        let linux = Some(cri::LinuxRuntimeConfiguration { cgroup_driver: driver.into() });
+        Ok(Response::new(cri::RuntimeConfigResponse { linux }))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        let network = request.into_inner().runtime_config.and_then(|config| config.network_config);
+        let cidr = network.map(|network| network.pod_cidr).unwrap_or_default();
+        if !cidr.is_empty() {
+            record::save(&self.runtime.inner.config.state.join("pod-cidr.json"), &cidr)
+                .map_err(|error| Status::internal(format!("cannot record the pod address range: {error}")))?;
+            *lock(&self.runtime.inner.pod_cidr) = cidr;
+        }
+        Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| missing("config"))?;
+        let runtime = self.runtime.clone();
+        let pod_sandbox_id = whole(async move { runtime.run_pod(config, request.runtime_handler).await }).await?;
+        Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        let (runtime, id) = (self.runtime.clone(), request.into_inner().pod_sandbox_id);
+        whole(async move { runtime.stop_pod(&id).await }).await?;
+        Ok(Response::new(cri::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        let (runtime, id) = (self.runtime.clone(), request.into_inner().pod_sandbox_id);
+        whole(async move { runtime.remove_pod(&id).await }).await?;
+        Ok(Response::new(cri::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let pod = self.runtime.pod(&request.pod_sandbox_id)?;
+        let record = pod.record().clone();
+        let mut info = HashMap::new();
+        if request.verbose {
+            info.insert("record".to_owned(), serde_json::to_string(&record).unwrap_or_default());
+        }
+        let containers = self.runtime.containers_of(&record.id);
+        Ok(Response::new(cri::PodSandboxStatusResponse {
+            status: Some(convert::pod_status(&record)),
+            info,
+            containers_statuses: containers.iter().map(|held| convert::container_status(&held.record())).collect(),
+            timestamp: super::now(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        let filter = request.into_inner().filter;
+        let pods = self.runtime.all_pods();
+        let mut items: Vec<_> = pods
+            .iter()
+            .map(|pod| pod.record())
+            .filter(|record| convert::pod_matches(record, filter.as_ref()))
+            .map(|record| convert::pod_item(&record))
+            .collect();
+        items.sort_by_key(|item| std::cmp::Reverse(item.created_at));
+        Ok(Response::new(cri::ListPodSandboxResponse { items }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| missing("config"))?;
+        let (runtime, pod) = (self.runtime.clone(), request.pod_sandbox_id);
+        let container_id = whole(async move { runtime.create_container(&pod, config).await }).await?;
+        Ok(Response::new(cri::CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
+        let (runtime, id) = (self.runtime.clone(), request.into_inner().container_id);
+        whole(async move { runtime.start_container(&id).await }).await?;
+        Ok(Response::new(cri::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
+        let (runtime, request) = (self.runtime.clone(), request.into_inner());
+        whole(async move { runtime.stop_container(&request.container_id, seconds(request.timeout)).await }).await?;
+        Ok(Response::new(cri::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
+        let (runtime, id) = (self.runtime.clone(), request.into_inner().container_id);
+        whole(async move { runtime.remove_container(&id).await }).await?;
+        Ok(Response::new(cri::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
+        let filter = request.into_inner().filter;
+        let held = self.runtime.all_containers();
+        let mut containers: Vec<_> = held
+            .iter()
+            .map(|container| container.record())
+            .filter(|record| convert::container_matches(record, filter.as_ref()))
+            .map(|record| convert::container_item(&record))
+            .collect();
+        containers.sort_by_key(|item| std::cmp::Reverse(item.created_at));
+        Ok(Response::new(cri::ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let container = self.runtime.container(&request.container_id)?;
+        let record = container.record().clone();
+        let mut info = HashMap::new();
+        if request.verbose {
+            info.insert("record".to_owned(), serde_json::to_string(&record).unwrap_or_default());
+            let spec = self.runtime.bundle(&record.id).join(crate::shim::launch::SPEC_FILE);
+            info.insert("spec".to_owned(), std::fs::read_to_string(spec).unwrap_or_default());
+        }
+        Ok(Response::new(cri::ContainerStatusResponse { status: Some(convert::container_status(&record)), info }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let update = request.linux.as_ref().map(Resources::from).unwrap_or_default();
+        self.runtime.update_container(&request.container_id, &update)?;
+        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
+        self.runtime.reopen_log(&request.into_inner().container_id).await?;
+        Ok(Response::new(cri::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+        let request = request.into_inner();
+        let result = self.runtime.exec_sync(&request.container_id, request.cmd, seconds(request.timeout)).await?;
+        Ok(Response::new(result))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
+        let stats = self.runtime.container_stats(&request.into_inner().container_id).await?;
+        Ok(Response::new(cri::ContainerStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        let stats = self.runtime.list_container_stats(request.into_inner().filter).await?;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        let stats = self.runtime.pod_stats(&request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(cri::PodSandboxStatsResponse { stats: Some(stats) }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        let stats = self.runtime.list_pod_stats(request.into_inner().filter).await?;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Answer<BoxStream<cri::ContainerEventResponse>> {
+        // A subscriber too slow for the backlog misses events, as CRI allows: it lists from time to time.
+        let events = BroadcastStream::new(self.runtime.inner.events.subscribe());
+        Ok(Response::new(Box::pin(events.filter_map(|event| async { event.ok().map(Ok) }))))
+    }
+}

@@ -1,0 +1,248 @@
+//! Containers and commands in them, made by libcontainer.
+//!
+//! The daemon leaves the whole OCI configuration as `spec.json` in the bundle. libcontainer is given one without
+//! seccomp filter and capabilities; [`Confined`] puts those on as the very last step before `execve`. So one
+//! order holds for containers and for commands run in them later, which libcontainer would start unfiltered, and
+//! a filter need allow nothing that only the runtime does.
+
+use crate::{
+    cgroup::{self, Cgroup, Layout},
+    protocol::Start,
+};
+use libcontainer::{
+    capabilities::drop_privileges,
+    container::builder::ContainerBuilder,
+    seccomp::initialize_seccomp,
+    syscall::syscall::{SyscallType, create_syscall},
+    workload::{Executor, ExecutorError, ExecutorValidationError},
+};
+use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+};
+
+/// The OCI configuration in a bundle, all of it.
+pub const SPEC_FILE: &str = "spec.json";
+
+/// The three standard streams of a new process.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// Why a container or command did not start, in words for the kubelet.
+pub type Failure = String;
+
+/// Creates a container and starts it; its first process in the node's PID namespace.
+///
+/// With a terminal, `console` is a listening socket to which libcontainer hands the terminal's master side.
+pub fn start(root: &Path, request: &Start, stdio: Stdio, console: Option<&Path>) -> Result<i32, Failure> {
+    let spec = load_spec(&request.bundle)?;
+    let confined = Confined::of(&spec);
+    save_stripped(&request.bundle, spec.clone())?;
+    let cgroup = Cgroup::new(&request.cgroup);
+    let created = (|| {
+        let mut builder = ContainerBuilder::new(request.container.clone(), SyscallType::default())
+            .with_root_path(root)
+            .map_err(describe)?
+            .with_executor(confined);
+        builder = match console {
+            Some(socket) => builder.with_console_socket(Some(socket)),
+            None => builder.with_stdin(stdio.stdin).with_stdout(stdio.stdout).with_stderr(stdio.stderr),
+        };
+        let mut container =
+            builder.as_init(&request.bundle).with_systemd(false).with_detach(true).build().map_err(describe)?;
+        let pid = container.pid().ok_or("libcontainer reports no process")?.as_raw();
+        limit(&cgroup, &spec, request, pid)?;
+        container.start().map_err(describe)?;
+        Ok(pid)
+    })();
+    if created.is_err() {
+        forget(root, &request.container, &cgroup);
+    }
+    created
+}
+
+/// Applies what libcontainer does not: limits, device rules of cgroup v2, and the OOM score, which libcontainer
+/// would set on the shim itself.
+fn limit(cgroup: &Cgroup, spec: &Spec, request: &Start, pid: i32) -> Result<(), Failure> {
+    request.resources.apply(cgroup).map_err(|error| error.to_string())?;
+    let rules = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.resources().as_ref())
+        .and_then(|resources| resources.devices().as_deref());
+    if let Some(rules) = rules
+        && cgroup::layout() == Layout::Unified
+        && !rules.iter().any(|rule| rule.allow() && rule.typ().is_none_or(|kind| kind == oci_spec::runtime::LinuxDeviceType::A))
+    {
+        cgroup::devices::restrict(cgroup, rules).map_err(|error| error.to_string())?;
+    }
+    if request.resources.oom_score_adj != 0 {
+        fs::write(format!("/proc/{pid}/oom_score_adj"), request.resources.oom_score_adj.to_string())
+            .map_err(|error| format!("cannot set the OOM score: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Starts a command in a running container; its process in the node's PID namespace.
+pub fn exec(root: &Path, bundle: &Path, container: &str, command: Vec<String>, stdio: Stdio) -> Result<i32, Failure> {
+    let spec = load_spec(bundle)?;
+    let confined = Confined::of(&spec);
+    let mut process = spec.process().clone().ok_or("the container has no process")?;
+    process.set_args(Some(command)).set_terminal(Some(false)).set_capabilities(None);
+    let process_file = root.join(container).join("exec.json");
+    save_json(&process_file, &process)?;
+    let started = ContainerBuilder::new(container.to_owned(), SyscallType::default())
+        .with_root_path(root)
+        .map_err(describe)?
+        .with_executor(confined)
+        .with_stdin(stdio.stdin)
+        .with_stdout(stdio.stdout)
+        .with_stderr(stdio.stderr)
+        .as_tenant()
+        .with_detach(true)
+        .with_process(Some(process_file))
+        .build();
+    remove_notify_sockets(&root.join(container));
+    started.map(|pid| pid.as_raw()).map_err(describe)
+}
+
+/// Removes what is left of an ended container: cgroup and libcontainer's state.
+pub fn forget(root: &Path, container: &str, cgroup: &Cgroup) {
+    if let Err(error) = cgroup.destroy() {
+        tracing::warn!("{error}");
+    }
+    let _ = fs::remove_dir_all(root.join(container));
+}
+
+/// The user that a container's process runs as; its standard streams are to be that user's.
+pub fn user_of(bundle: &Path) -> Result<u32, Failure> {
+    Ok(load_spec(bundle)?.process().as_ref().map_or(0, |process| process.user().uid()))
+}
+
+fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
+    Spec::load(bundle.join(SPEC_FILE)).map_err(|error| format!("cannot read the container's configuration: {error}"))
+}
+
+/// Writes libcontainer's `config.json`.
+fn save_stripped(bundle: &Path, mut spec: Spec) -> Result<(), Failure> {
+    if let Some(process) = spec.process_mut() {
+        process.set_capabilities(None);
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(None);
+    }
+    save_json(&bundle.join("config.json"), &spec)
+}
+
+fn save_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+    fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Each command leaves libcontainer's start socket behind.
+fn remove_notify_sockets(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().as_bytes().starts_with(b"tenant-notify-") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// An error and its causes, each once.
+fn describe(error: impl std::error::Error) -> Failure {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// The last steps of a process before it becomes the container's program.
+#[derive(Debug, Clone)]
+struct Confined {
+    seccomp: Option<LinuxSeccomp>,
+    capabilities: Option<LinuxCapabilities>,
+}
+
+impl Confined {
+    fn of(spec: &Spec) -> Self {
+        Self {
+            seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()),
+            capabilities: spec.process().as_ref().and_then(|process| process.capabilities().clone()),
+        }
+    }
+}
+
+impl Executor for Confined {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let other = |text: String| ExecutorError::Other(text);
+        let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
+        let arguments = process.args().as_deref().unwrap_or_default();
+        let program = find_program(process).map_err(other)?;
+        // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go.
+        if let Some(seccomp) = &self.seccomp {
+            initialize_seccomp(seccomp).map_err(|error| other(format!("cannot load the seccomp filter: {error}")))?;
+        }
+        if let Some(capabilities) = &self.capabilities {
+            drop_privileges(capabilities, create_syscall().as_ref())
+                .map_err(|error| other(format!("cannot drop capabilities: {error}")))?;
+        }
+        let error = std::process::Command::new(&program)
+            .arg0(arguments.first().map_or("", String::as_str))
+            .args(arguments.get(1..).unwrap_or_default())
+            .exec();
+        Err(other(format!("cannot run {}: {error}", program.display())))
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let process = spec.process().as_ref();
+        let process =
+            process.ok_or_else(|| ExecutorValidationError::ArgValidationError("no process to run".to_owned()))?;
+        find_program(process).map(drop).map_err(ExecutorValidationError::ArgValidationError)
+    }
+}
+
+/// Looks the program up in the container, as `execvp` does, for the user that will run it.
+fn find_program(process: &Process) -> Result<PathBuf, String> {
+    let name = process.args().as_ref().and_then(|args| args.first()).map_or("", String::as_str);
+    if name.is_empty() {
+        return Err("no command: neither the container nor its image names one".to_owned());
+    }
+    let runnable = |path: &Path| -> io::Result<()> {
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        let text = CString::new(path.as_os_str().as_bytes())?;
+        Ok(accessat(CWD, text.as_c_str(), Access::EXEC_OK, AtFlags::EACCESS)?)
+    };
+    if name.contains('/') {
+        let path = PathBuf::from(name);
+        return runnable(&path).map(|()| path).map_err(|error| format!("exec: \"{name}\": {error}"));
+    }
+    let search = process.env().iter().flatten().find_map(|variable| variable.strip_prefix("PATH="));
+    let search = search.unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    search
+        .split(':')
+        .map(|directory| Path::new(if directory.is_empty() { "." } else { directory }).join(name))
+        .find(|path| runnable(path).is_ok())
+        .ok_or_else(|| format!("exec: \"{name}\": executable file not found in $PATH"))
+}

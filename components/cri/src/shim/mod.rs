@@ -1,0 +1,28 @@
+//! `cairn-shim`: one process per pod, with one thread, that outlives the daemon.
+//!
+//! It makes the pod's namespaces ([`sandbox`]), starts containers in them through libcontainer ([`launch`]),
+//! copies their output to CRI log files ([`log`]), reaps them, and writes how each ended to disk before it tells
+//! anyone. libcontainer runs Rust code in a child right after a raw `clone3`, which is sound only in a process with
+//! one thread: that, and living on while the daemon is replaced, is why the shim is a process of its own.
+
+pub mod launch;
+pub mod log;
+pub mod sandbox;
+mod serve;
+mod stream;
+
+pub use serve::serve;
+
+use std::path::Path;
+
+/// `cairn-shim ARGUMENTS`: `serve SETUP.json`, or `pause`. The result is the exit status.
+pub fn run(arguments: &[String]) -> u8 {
+    match arguments {
+        [command, setup] if command == "serve" => serve(Path::new(setup)),
+        [command] if command == "pause" => sandbox::pause(),
+        _ => {
+            tracing::error!("usage: cairn-shim serve SETUP.json; it is started by cairn-cri");
+            2
+        }
+    }
+}

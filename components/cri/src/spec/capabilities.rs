@@ -1,0 +1,113 @@
+//! Which capabilities a container's process has.
+
+use cairn_contract::cri;
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+
+/// What a container has if nothing else is said; the set that container images expect.
+const DEFAULT: [&str; 14] = [
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+];
+
+/// Every capability, by number.
+const ALL: [&str; 41] = [
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// A capability that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a Linux capability")]
+pub struct UnknownCapability(String);
+
+/// Bounding, permitted and effective sets, and the ambient and inheritable ones, of a container.
+pub fn resolve(
+    wanted: Option<&cri::Capability>,
+    privileged: bool,
+) -> Result<(Capabilities, Capabilities), UnknownCapability> {
+    let none = cri::Capability::default();
+    let wanted = wanted.unwrap_or(&none);
+    let is_all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
+    let mut set: Capabilities = if privileged || is_all(&wanted.add_capabilities) {
+        available().collect()
+    } else if is_all(&wanted.drop_capabilities) {
+        Capabilities::new()
+    } else {
+        DEFAULT.iter().filter_map(|name| parse(name).ok()).collect()
+    };
+    if !privileged {
+        for name in wanted.drop_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
+            set.remove(&parse(name)?);
+        }
+        for name in wanted.add_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
+            set.insert(parse(name)?);
+        }
+    }
+    let mut ambient = Capabilities::new();
+    for name in &wanted.add_ambient_capabilities {
+        let capability = parse(name)?;
+        set.insert(capability);
+        ambient.insert(capability);
+    }
+    Ok((set, ambient))
+}
+
+/// The sets as OCI wants them.
+pub fn sets(set: Capabilities, ambient: Capabilities) -> LinuxCapabilities {
+    let mut capabilities = LinuxCapabilities::default();
+    let inheritable = ambient.clone();
+    capabilities
+        .set_bounding(Some(set.clone()))
+        .set_permitted(Some(set.clone()))
+        .set_effective(Some(set))
+        .set_inheritable(Some(inheritable))
+        .set_ambient(Some(ambient));
+    capabilities
+}
+
+/// All that this kernel has.
+fn available() -> impl Iterator<Item = Capability> {
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap");
+    let last: usize = last.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(ALL.len() - 1);
+    ALL.iter().take(last + 1).filter_map(|name| parse(name).ok())
+}
+
+fn parse(name: &str) -> Result<Capability, UnknownCapability> {
+    let upper = name.to_ascii_uppercase();
+    let upper = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
+    serde_json::from_value(serde_json::Value::String(upper)).map_err(|_| UnknownCapability(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(add: &[&str], drop: &[&str]) -> cri::Capability {
+        let own = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        cri::Capability {
+            add_capabilities: own(add),
+            drop_capabilities: own(drop),
+            add_ambient_capabilities: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_name_is_known() {
+        assert_eq!(ALL.iter().chain(&DEFAULT).filter(|name| parse(name).is_err()).count(), 0);
+    }
+
+    #[test]
+    fn adding_and_dropping_follow_kubernetes() {
+        let set = |add: &[&str], drop: &[&str]| resolve(Some(&wanted(add, drop)), false).unwrap().0;
+        assert_eq!(set(&[], &[]).len(), DEFAULT.len());
+        assert_eq!(set(&["NET_BIND_SERVICE"], &["ALL"]), Capabilities::from([Capability::NetBindService]));
+        assert!(set(&["ALL"], &["SYS_ADMIN"]).contains(&Capability::NetAdmin));
+        assert!(!set(&["ALL"], &["cap_sys_admin"]).contains(&Capability::SysAdmin));
+        assert!(resolve(Some(&wanted(&["NOPE"], &[])), false).is_err());
+        assert!(resolve(None, true).unwrap().0.contains(&Capability::SysAdmin));
+    }
+}

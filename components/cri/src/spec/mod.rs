@@ -1,0 +1,390 @@
+//! From a CRI container to an OCI runtime configuration.
+//!
+//! Everything that CRI, the image and the pod say about a container is decided here and written down in one
+//! document. The rest of the runtime does what the document says.
+
+mod capabilities;
+mod devices;
+mod mounts;
+mod seccomp;
+mod user;
+
+pub use user::{Accounts, User, UserError};
+
+use crate::{
+    cgroup::{Layout, layout},
+    shim::sandbox::namespace_path,
+};
+use cairn_contract::cri;
+use oci_spec::{
+    image::ImageConfiguration,
+    runtime::{
+        Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Process, Root, Spec,
+        User as OciUser,
+    },
+};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Which PID namespace a container is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// One of its own.
+    Own,
+    /// The node's.
+    Node,
+    /// That of this namespace file: the pod's, or another container's.
+    Joined(PathBuf),
+}
+
+/// What a configuration is made of.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The container.
+    pub config: &'a cri::ContainerConfig,
+    /// Its pod.
+    pub sandbox: &'a cri::PodSandboxConfig,
+    /// The image's configuration.
+    pub image: &'a ImageConfiguration,
+    /// The mounted root file system, to look users up in.
+    pub rootfs: &'a Path,
+    /// The pod's run directory, with the namespaces.
+    pub pod_run: &'a Path,
+    /// The pod's state directory, with `resolv.conf`, `hostname` and `hosts`.
+    pub pod_state: &'a Path,
+    /// The container's cgroup.
+    pub cgroup: &'a Path,
+    /// PID namespace.
+    pub pid: PidNamespace,
+    /// The pod uses the node's network.
+    pub node_network: bool,
+    /// The pod uses the node's IPC.
+    pub node_ipc: bool,
+}
+
+/// A container that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// The user cannot be resolved.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A capability that does not exist.
+    #[error(transparent)]
+    Capability(#[from] capabilities::UnknownCapability),
+    /// Something asked for cannot be given; the text says what and why.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The configuration and who the process is.
+pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
+    let none = cri::LinuxContainerSecurityContext::default();
+    let linux = input.config.linux.as_ref();
+    let security = linux.and_then(|linux| linux.security_context.as_ref()).unwrap_or(&none);
+    let image = input.image.config().as_ref();
+    refuse_unsupported(security)?;
+
+    let user = Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
+    let (set, ambient) = capabilities::resolve(security.capabilities.as_ref(), security.privileged)?;
+    let devices = devices::Devices::resolve(&input.config.devices, security.privileged).map_err(SpecError::Refused)?;
+    let (mounts, propagation) = mounts::resolve(input, security.privileged, security.readonly_rootfs)?;
+
+    let mut process = Process::default();
+    let mut oci_user = OciUser::default();
+    oci_user.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups.clone()));
+    process
+        .set_terminal(Some(input.config.tty))
+        .set_user(oci_user)
+        .set_args(Some(arguments(input.config, image)))
+        .set_env(Some(environment(input, image)))
+        .set_cwd(working_directory(input.config, image))
+        .set_no_new_privileges(security.no_new_privs.then_some(true))
+        .set_rlimits(None)
+        .set_apparmor_profile(None)
+        .set_capabilities(Some(capabilities::sets(set.clone(), ambient)));
+
+    let mut resources = LinuxResources::default();
+    resources.set_devices(Some(devices.rules));
+    let mut oci = Linux::default();
+    oci.set_resources(Some(resources))
+        .set_cgroups_path(Some(input.cgroup.to_path_buf()))
+        .set_namespaces(Some(namespaces(input, security.privileged)))
+        .set_devices(Some(devices.nodes))
+        .set_seccomp(seccomp_profile(security, &set)?)
+        .set_rootfs_propagation(Some(propagation.root().to_owned()));
+    let paths = |paths: &[String]| Some(if security.privileged { Vec::new() } else { paths.to_vec() });
+    oci.set_masked_paths(paths(&security.masked_paths)).set_readonly_paths(paths(&security.readonly_paths));
+
+    let mut root = Root::default();
+    root.set_path(input.rootfs.to_path_buf()).set_readonly(Some(security.readonly_rootfs));
+    let mut spec = Spec::default();
+    spec.set_root(Some(root))
+        .set_hostname(None)
+        .set_mounts(Some(mounts))
+        .set_process(Some(process))
+        .set_linux(Some(oci))
+        .set_annotations(Some(annotations(input)));
+    Ok((spec, user))
+}
+
+/// What this runtime does not do, said when it is asked for rather than left out in silence.
+fn refuse_unsupported(security: &cri::LinuxContainerSecurityContext) -> Result<(), SpecError> {
+    let refuse = |text: &str| Err(SpecError::Refused(text.to_owned()));
+    let options = security.namespace_options.clone().unwrap_or_default();
+    if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
+        return refuse("user namespaces are not supported by this runtime yet");
+    }
+    let localhost = security.apparmor.as_ref().is_some_and(|profile| {
+        profile.profile_type() == cri::security_profile::ProfileType::Localhost
+    });
+    if (localhost || security.apparmor_profile.starts_with("localhost/"))
+        && !Path::new("/sys/kernel/security/apparmor").exists()
+    {
+        return refuse("an AppArmor profile is asked for, but AppArmor is not enabled on this node");
+    }
+    if localhost || security.apparmor_profile.starts_with("localhost/") {
+        return refuse("AppArmor profiles are not supported by this runtime yet");
+    }
+    Ok(())
+}
+
+/// Entry point and command, by the rules that Kubernetes documents for `command` and `args`.
+fn arguments(config: &cri::ContainerConfig, image: Option<&oci_spec::image::Config>) -> Vec<String> {
+    let of_image = |list: Option<&Option<Vec<String>>>| list.cloned().flatten().unwrap_or_default();
+    if !config.command.is_empty() {
+        return [config.command.as_slice(), config.args.as_slice()].concat();
+    }
+    let mut all = of_image(image.map(|image| image.entrypoint()));
+    if config.args.is_empty() {
+        all.extend(of_image(image.map(|image| image.cmd())));
+    } else {
+        all.extend_from_slice(&config.args);
+    }
+    all
+}
+
+/// The image's variables, overridden by the container's; `PATH` always, `TERM` with a terminal.
+fn environment(input: &Input<'_>, image: Option<&oci_spec::image::Config>) -> Vec<String> {
+    let mut all = vec![DEFAULT_PATH.to_owned()];
+    if !input.sandbox.hostname.is_empty() && !input.node_network {
+        all.push(format!("HOSTNAME={}", input.sandbox.hostname));
+    }
+    if input.config.tty {
+        all.push("TERM=xterm".to_owned());
+    }
+    let mut set = |variable: String| {
+        let name = variable.split('=').next().unwrap_or_default();
+        match all.iter_mut().find(|held| held.split('=').next() == Some(name)) {
+            Some(held) => *held = variable,
+            None => all.push(variable),
+        }
+    };
+    image.and_then(|image| image.env().as_ref()).into_iter().flatten().cloned().for_each(&mut set);
+    for variable in &input.config.envs {
+        set(format!("{}={}", variable.key, String::from_utf8_lossy(&variable.value)));
+    }
+    all
+}
+
+fn working_directory(config: &cri::ContainerConfig, image: Option<&oci_spec::image::Config>) -> PathBuf {
+    let of_image = image.and_then(|image| image.working_dir().as_deref()).unwrap_or_default();
+    let wanted = if config.working_dir.is_empty() { of_image } else { &config.working_dir };
+    Path::new("/").join(wanted)
+}
+
+fn namespaces(input: &Input<'_>, privileged: bool) -> Vec<LinuxNamespace> {
+    let namespace = |kind, path: Option<PathBuf>| {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(kind).set_path(path);
+        namespace
+    };
+    let pinned = |name| Some(namespace_path(input.pod_run, name));
+    let mut all = vec![namespace(LinuxNamespaceType::Mount, None)];
+    if !input.node_network {
+        all.push(namespace(LinuxNamespaceType::Network, pinned("net")));
+        all.push(namespace(LinuxNamespaceType::Uts, pinned("uts")));
+    }
+    if !input.node_ipc {
+        all.push(namespace(LinuxNamespaceType::Ipc, pinned("ipc")));
+    }
+    match &input.pid {
+        PidNamespace::Own => all.push(namespace(LinuxNamespaceType::Pid, None)),
+        PidNamespace::Joined(path) => all.push(namespace(LinuxNamespaceType::Pid, Some(path.clone()))),
+        PidNamespace::Node => {}
+    }
+    if layout() == Layout::Unified && !privileged {
+        all.push(namespace(LinuxNamespaceType::Cgroup, None));
+    }
+    all
+}
+
+fn seccomp_profile(
+    security: &cri::LinuxContainerSecurityContext,
+    capabilities: &Capabilities,
+) -> Result<Option<LinuxSeccomp>, SpecError> {
+    use cri::security_profile::ProfileType;
+    if security.privileged {
+        return Ok(None);
+    }
+    let legacy = security.seccomp_profile_path.as_str();
+    let (kind, file) = match &security.seccomp {
+        Some(profile) => (profile.profile_type(), profile.localhost_ref.as_str()),
+        None if matches!(legacy, "runtime/default" | "docker/default") => (ProfileType::RuntimeDefault, ""),
+        None => match legacy.strip_prefix("localhost/") {
+            Some(file) => (ProfileType::Localhost, file),
+            None => (ProfileType::Unconfined, ""),
+        },
+    };
+    match kind {
+        ProfileType::Unconfined => Ok(None),
+        ProfileType::RuntimeDefault => Ok(Some(seccomp::runtime_default(capabilities))),
+        ProfileType::Localhost => {
+            let refused =
+                |error: &dyn std::fmt::Display| SpecError::Refused(format!("seccomp profile {file}: {error}"));
+            let text = std::fs::read(file).map_err(|error| refused(&error))?;
+            serde_json::from_slice(&text).map(Some).map_err(|error| refused(&error))
+        }
+    }
+}
+
+/// The container's annotations, and what other tools (device plugins, log collectors, monitors) look for.
+fn annotations(input: &Input<'_>) -> HashMap<String, String> {
+    let pod = input.sandbox.metadata.clone().unwrap_or_default();
+    let mut all: HashMap<String, String> = input.config.annotations.clone().into_iter().collect();
+    let name = input.config.metadata.as_ref().map_or("", |metadata| metadata.name.as_str());
+    for (key, value) in [
+        ("io.kubernetes.cri.container-type", "container"),
+        ("io.kubernetes.cri.container-name", name),
+        ("io.kubernetes.cri.sandbox-name", &pod.name),
+        ("io.kubernetes.cri.sandbox-namespace", &pod.namespace),
+        ("io.kubernetes.cri.sandbox-uid", &pod.uid),
+    ] {
+        all.insert(key.to_owned(), value.to_owned());
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> ImageConfiguration {
+        serde_json::from_value(serde_json::json!({
+            "architecture": "amd64", "os": "linux",
+            "config": { "Env": ["PATH=/bin", "A=image"], "Entrypoint": ["/entry"], "Cmd": ["cmd"], "WorkingDir": "work" },
+            "rootfs": { "type": "layers", "diff_ids": [] }
+        }))
+        .unwrap()
+    }
+
+    fn with_input<T>(config: &cri::ContainerConfig, test: impl FnOnce(Input<'_>) -> T) -> T {
+        let root = tempfile::tempdir().unwrap();
+        let sandbox = cri::PodSandboxConfig { hostname: "pod".into(), ..cri::PodSandboxConfig::default() };
+        test(Input {
+            config,
+            sandbox: &sandbox,
+            image: &image(),
+            rootfs: root.path(),
+            pod_run: Path::new("/run/pod"),
+            pod_state: Path::new("/state/pod"),
+            cgroup: Path::new("/cairn/x/y"),
+            pid: PidNamespace::Own,
+            node_network: false,
+            node_ipc: false,
+        })
+    }
+
+    fn generated(config: &cri::ContainerConfig) -> Spec {
+        with_input(config, |input| generate(&input).unwrap().0)
+    }
+
+    fn security(context: cri::LinuxContainerSecurityContext) -> cri::ContainerConfig {
+        cri::ContainerConfig {
+            linux: Some(cri::LinuxContainerConfig { resources: None, security_context: Some(context) }),
+            ..cri::ContainerConfig::default()
+        }
+    }
+
+    #[test]
+    fn command_and_args_follow_kubernetes() {
+        let args = |command: &[&str], args: &[&str]| {
+            let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
+            let config =
+                cri::ContainerConfig { command: own(command), args: own(args), ..cri::ContainerConfig::default() };
+            generated(&config).process().as_ref().unwrap().args().clone().unwrap()
+        };
+        assert_eq!(args(&[], &[]), ["/entry", "cmd"]);
+        assert_eq!(args(&[], &["x"]), ["/entry", "x"]);
+        assert_eq!(args(&["c"], &[]), ["c"]);
+        assert_eq!(args(&["c"], &["x"]), ["c", "x"]);
+    }
+
+    #[test]
+    fn the_environment_is_layered() {
+        let config = cri::ContainerConfig {
+            envs: vec![cri::KeyValue { key: "A".into(), value: b"pod".to_vec() }],
+            ..cri::ContainerConfig::default()
+        };
+        let spec = generated(&config);
+        let process = spec.process().as_ref().unwrap();
+        assert_eq!(process.env().as_deref().unwrap(), ["PATH=/bin", "HOSTNAME=pod", "A=pod"]);
+        assert_eq!(process.cwd(), Path::new("/work"));
+    }
+
+    #[test]
+    fn a_plain_container_is_confined_and_a_privileged_one_is_not() {
+        let plain = generated(&security(cri::LinuxContainerSecurityContext {
+            seccomp: Some(cri::SecurityProfile::default()),
+            masked_paths: vec!["/proc/kcore".into()],
+            no_new_privs: true,
+            readonly_rootfs: true,
+            ..Default::default()
+        }));
+        let linux = plain.linux().as_ref().unwrap();
+        assert!(linux.seccomp().is_some());
+        assert_eq!(linux.masked_paths().as_deref().unwrap(), ["/proc/kcore"]);
+        assert_eq!(plain.process().as_ref().unwrap().no_new_privileges(), Some(true));
+        assert_eq!(plain.root().as_ref().unwrap().readonly(), Some(true));
+        let privileged = generated(&security(cri::LinuxContainerSecurityContext {
+            privileged: true,
+            seccomp: Some(cri::SecurityProfile::default()),
+            masked_paths: vec!["/proc/kcore".into()],
+            ..Default::default()
+        }));
+        let linux = privileged.linux().as_ref().unwrap();
+        assert!(linux.seccomp().is_none());
+        assert_eq!(linux.masked_paths().as_deref(), Some(&[][..]));
+        assert_eq!(privileged.process().as_ref().unwrap().no_new_privileges(), None);
+    }
+
+    #[test]
+    fn namespaces_are_the_pods() {
+        let spec = generated(&cri::ContainerConfig::default());
+        let network = spec
+            .linux()
+            .as_ref()
+            .unwrap()
+            .namespaces()
+            .iter()
+            .flatten()
+            .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+            .cloned();
+        assert_eq!(network.unwrap().path().as_deref(), Some(Path::new("/run/pod/ns/net")));
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let config = security(cri::LinuxContainerSecurityContext {
+            namespace_options: Some(cri::NamespaceOption {
+                userns_options: Some(cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+        assert!(with_input(&config, |input| generate(&input)).is_err());
+    }
+}
