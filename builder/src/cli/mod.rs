@@ -48,6 +48,8 @@ macro_rules! subcommands {
 
 subcommands! {
     Build => build,
+    Test => test,
+    Run => run,
     Profile => profile,
     Machine => machine,
 }

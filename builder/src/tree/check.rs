@@ -167,6 +167,8 @@ fn search_path(run_path: &[String], own: &str) -> Vec<String> {
     let mut search: Vec<String> = run_path.iter().map(|d| d.replace("$ORIGIN", own).replace("${ORIGIN}", own)).collect();
     search.extend(super::ld_cache::DIRECTORIES.map(str::to_owned));
     search.push("usr/lib64".into());
+    // A private library beside another: whatever program loads the one has loaded the other, by its own run path.
+    search.push(own.to_owned());
     search
 }
 

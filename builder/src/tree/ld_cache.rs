@@ -57,10 +57,7 @@ pub fn apply(root: &mut Node) -> Result<usize, LdCacheError> {
 
 /// The SONAME of a 64-bit ELF library.
 fn soname(bytes: &[u8]) -> Option<String> {
-    use object::{
-        elf,
-        read::elf::{Dyn, FileHeader as _},
-    };
+    use object::{elf, read::elf::Dyn};
     let file = ElfFile64::<object::Endianness>::parse(bytes).ok()?;
     let endian = file.endian();
     let sections = file.elf_section_table();
