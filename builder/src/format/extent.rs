@@ -1,6 +1,12 @@
 //! Bytes that can be read at any offset: files, parts of files, and memory.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
 
 /// Something of known length that can be read at any offset, by many threads at once.
 pub trait ReadAt: Sync {
@@ -36,6 +42,16 @@ impl ReadAt for [u8] {
     }
 }
 
+impl ReadAt for &[u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        <[u8]>::read_exact_at(self, buffer, offset)
+    }
+}
+
 impl ReadAt for Vec<u8> {
     fn size(&self) -> u64 {
         self.len() as u64
@@ -55,17 +71,18 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// The whole of the file at `path`, as long as it is now.
+    /// The whole of the file or block device at `path`, as long as it is now.
     ///
     /// # Errors
     /// Whatever opening the file or asking for its length fails with.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
+        let mut file = File::open(path)?;
+        if file.metadata()?.is_dir() {
             return Err(io::Error::new(io::ErrorKind::IsADirectory, "is a directory"));
         }
-        Ok(Self { file: Arc::new(file), offset: 0, length: metadata.len() })
+        // A block device's metadata does not tell its length; its end does.
+        let length = file.seek(SeekFrom::End(0))?;
+        Ok(Self { file: Arc::new(file), offset: 0, length })
     }
 
     /// `length` bytes from `offset` on; `None` when the extent does not hold them all.

@@ -335,9 +335,9 @@ mod tests {
             .collect()
     }
 
-    fn format(data: &Vec<u8>) -> (Vec<u8>, RootHash) {
+    fn format(data: &[u8]) -> (Vec<u8>, RootHash) {
         let mut hashes = Vec::new();
-        let root = write(data, &parameters(), &mut hashes).unwrap();
+        let root = write(&data, &parameters(), &mut hashes).unwrap();
         assert_eq!(hashes.len() as u64, hash_length(data.len() as u64));
         (hashes, root)
     }

@@ -63,7 +63,7 @@ fn check(table: &Table) -> Result<(), String> {
                 partition.offset
             ));
         }
-        free = partition.offset.checked_add(partition.length).unwrap_or(u64::MAX);
+        free = partition.offset.saturating_add(partition.length);
         if free > (last + 1) * SECTOR {
             return Err(format!("partition `{label}` ends at {free}, past the last usable byte"));
         }

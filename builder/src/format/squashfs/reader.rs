@@ -97,8 +97,11 @@ pub struct Reader<'a> {
     superblock: Superblock,
     ids: Vec<u32>,
     xattrs: Option<XattrTables>,
-    metadata: RefCell<HashMap<u64, (Rc<Vec<u8>>, u64)>>,
+    metadata: RefCell<HashMap<u64, MetadataBlock>>,
 }
+
+/// A metadata block's bytes, and where the next one starts.
+type MetadataBlock = (Rc<Vec<u8>>, u64);
 
 struct XattrTables {
     pairs: u64,
@@ -527,7 +530,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The metadata block at `at`, decompressed, and where the next one starts.
-    fn metadata_block(&self, at: u64) -> Result<(Rc<Vec<u8>>, u64), InvalidImage> {
+    fn metadata_block(&self, at: u64) -> Result<MetadataBlock, InvalidImage> {
         if let Some(known) = self.metadata.borrow().get(&at) {
             return Ok(known.clone());
         }

@@ -147,8 +147,8 @@ fn compare(node: &Node, path: &str, reader: &Reader<'_>, entries: &BTreeMap<Vec<
     1
 }
 
-fn check(root: &Node, bytes: &Vec<u8>) {
-    let reader = Reader::open(bytes).unwrap();
+fn check(root: &Node, bytes: &[u8]) {
+    let reader = Reader::open(&bytes).unwrap();
     let entries: BTreeMap<_, _> =
         reader.entries().unwrap().into_iter().map(|e| (e.path.clone(), e)).collect();
     assert_eq!(compare(root, "", &reader, &entries), entries.len());
@@ -354,8 +354,8 @@ fn mksquashfs_images_are_read() {
     assert!(reader.find(b"deep/nothing").unwrap().is_none());
 }
 
-fn exercise(bytes: &Vec<u8>) {
-    let Ok(reader) = Reader::open(bytes) else { return };
+fn exercise(bytes: &[u8]) {
+    let Ok(reader) = Reader::open(&bytes) else { return };
     let Ok(entries) = reader.entries() else { return };
     for entry in entries {
         let _ = reader.read(&entry, &mut |_| Ok(()));

@@ -114,4 +114,4 @@ pub fn command_line(image: &[u8]) -> Result<Option<String>, InvalidPe> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,7 +10,7 @@ const STUBS: [&str; 2] =
     ["/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "/tmp/stub/usr/lib/systemd/boot/efi/linuxx64.efi.stub"];
 
 /// A PE32+ file with two sections, space for `spare` more headers, and nothing that runs.
-fn small_stub(spare: usize) -> Vec<u8> {
+pub(crate) fn small_stub(spare: usize) -> Vec<u8> {
     let table = 0x40 + 4 + 20 + 240;
     let headers_size = (table + (2 + spare) * 40).next_multiple_of(512);
     let mut stub = vec![0; headers_size + 2 * 512];
