@@ -1,7 +1,7 @@
 //! `docs/profile.md`, made from the types and their doc comments, so that it cannot fall behind them.
 
 use super::schema;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::fmt::Write as _;
 
 const INTRODUCTION: &str = "\
@@ -109,10 +109,8 @@ fn table(page: &mut String, fields: &[(&str, &Value)], parent: &Value) {
 
 /// A table's fields.
 fn properties(schema: &Value) -> Vec<(&str, &Value)> {
-    let empty = || None::<&Map<String, Value>>;
     solid(schema)["properties"]
         .as_object()
-        .or_else(empty)
         .map(|fields| fields.iter().map(|(name, schema)| (name.as_str(), schema)).collect())
         .unwrap_or_default()
 }

@@ -10,11 +10,10 @@ pub fn schema() -> Value {
     let mut schema = inlined();
     schema["$id"] = "https://cairn.invalid/schema/profile.json".into();
     schema["title"] = "Cairn profile".into();
-    let mut without_defaults = schema;
-    if let Some(properties) = without_defaults.get_mut("properties").and_then(Value::as_object_mut) {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(allow_edits);
     }
-    without_defaults
+    schema
 }
 
 /// The types as they are, without references: the form the generated documents are made from.

@@ -220,19 +220,20 @@ fn alpha(resolved: &Resolved) -> Vec<Finding> {
     }
 }
 
-/// One of these says what an RA2 node is for.
-const RA2_LABELS: [&str; 2] = ["anuket.io/profile/basic", "anuket.io/profile/network-intensive"];
+/// RA2 writes `anuket.io/profile/basic: true`, but a label key has at most one `/` (Kubernetes refuses the node
+/// otherwise), so its implementations and its own conformance tests use this key with the profile as the value.
+const RA2_LABEL: &str = "anuket.io/profile";
+const RA2_PROFILES: [&str; 2] = ["basic", "network-intensive"];
 
 fn labels(resolved: &Resolved) -> Vec<Finding> {
-    let labels = &resolved.profile.kubelet.labels;
-    if RA2_LABELS.iter().any(|wanted| labels.keys().any(|key| key.as_str() == *wanted)) {
-        return Vec::new();
-    }
-    vec![Finding::new(
-        "kubelet.labels",
-        format!("has neither {} nor {}", RA2_LABELS[0], RA2_LABELS[1]),
-        format!("add \"{}\" = \"true\"", RA2_LABELS[0]),
-    )]
+    let label = resolved.profile.kubelet.labels.iter().find(|(key, _)| key.as_str() == RA2_LABEL);
+    let problem = match label {
+        Some((_, value)) if RA2_PROFILES.contains(&value.as_str()) => return Vec::new(),
+        Some((_, value)) => format!("{RA2_LABEL} is `{value}`, which is no Anuket profile"),
+        None => format!("{RA2_LABEL} is missing: nobody can tell what the node is for"),
+    };
+    let fix = format!("set \"{RA2_LABEL}\" to one of {}", RA2_PROFILES.join(", "));
+    vec![Finding::new("kubelet.labels", problem, fix)]
 }
 
 fn reachable(resolved: &Resolved) -> Vec<Finding> {

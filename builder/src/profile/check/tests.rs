@@ -8,7 +8,7 @@ initrd_modules = ["dm-verity", "squashfs", "overlay", "virtio_blk"]
 [packages]
 install = ["systemd", "udev"]
 [kubelet.labels]
-"anuket.io/profile/basic" = "true"
+"anuket.io/profile" = "basic"
 "#;
 
 /// The good profile with `text` laid over it, as a child does.
@@ -342,10 +342,16 @@ fn a_command_line_may_be_long_but_not_too_long() {
 
 #[test]
 fn a_node_without_ra2_labels_is_warned_of() {
-    let text = GOOD.replace("anuket.io/profile/basic", "example.org/x");
-    let report = check_profile(&Resolved::from_text("test", &text).unwrap());
-    assert_eq!((report.fatal(), report.warnings()), (0, 1));
-    assert_eq!(report.findings[0].check, "kubelet.labels");
+    for (label, expected) in [
+        ("\"anuket.io/profile\" = \"network-intensive\"", 0),
+        ("\"anuket.io/profile\" = \"true\"", 1),
+        ("\"example.org/x\" = \"basic\"", 1),
+    ] {
+        let text = GOOD.replace("\"anuket.io/profile\" = \"basic\"", label);
+        let report = check_profile(&Resolved::from_text("test", &text).unwrap());
+        assert_eq!((report.fatal(), report.warnings()), (0, expected), "{label}");
+        assert!(report.findings.iter().all(|found| found.check == "kubelet.labels"));
+    }
 }
 
 #[test]

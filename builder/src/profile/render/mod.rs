@@ -8,6 +8,7 @@ mod kernel;
 mod kubelet;
 mod network;
 mod runtime;
+mod units;
 
 pub use kernel::kernel_command_line;
 pub(crate) use kubelet::KUBELET_SYSCTLS;
@@ -46,6 +47,7 @@ pub fn files(profile: &Profile) -> Result<Vec<File>, toml::ser::Error> {
     files.extend(runtime::registries(profile));
     files.extend(network::files(profile));
     files.extend(accounts::files(profile));
+    files.extend(units::files(profile));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)
 }

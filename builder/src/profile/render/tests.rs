@@ -109,3 +109,24 @@ fn modules_are_loaded_at_boot() {
     let profile = profile("[kernel]\nmodules = ['overlay', 'br_netfilter']");
     assert_eq!(file(&profile, "/usr/lib/modules-load.d/cairn.conf").unwrap(), "overlay\nbr_netfilter\n");
 }
+
+#[test]
+fn units_are_told_what_differs() {
+    let kubelet = "/usr/lib/systemd/system/kubelet.service.d/50-profile.conf";
+    let node = "/usr/lib/systemd/system/cairn-node.service.d/50-profile.conf";
+    let plain = profile("");
+    assert_eq!((file(&plain, kubelet), file(&plain, node)), (None, None));
+    let state = file(&plain, "/usr/lib/repart.d/50-state.conf.d/50-profile.conf").unwrap();
+    assert_eq!(state, "[Partition]\nSizeMinBytes=536870912\n");
+    let told = profile(
+        "[kubelet.labels]\n'anuket.io/profile' = 'basic'\nzone = 'a'\n[security]\napi = 'off'\nconsole = 'none'",
+    );
+    assert_eq!(
+        file(&told, kubelet).unwrap(),
+        "[Service]\nEnvironment=PROFILE_ARGS=--node-labels=anuket.io/profile=basic,zone=a\n"
+    );
+    assert_eq!(
+        file(&told, node).unwrap(),
+        "[Service]\nEnvironment=CAIRN_API=off\nEnvironment=CAIRN_CONSOLE=none\n"
+    );
+}

@@ -269,12 +269,19 @@ text!(
 );
 
 text!(
-    /// A Kubernetes label key.
+    /// A Kubernetes label key: perhaps a DNS prefix and one `/`, then a name.
     LabelKey,
     Some("^([a-z0-9.-]+/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$"),
-    "anuket.io/profile/basic",
-    "a label key: perhaps a DNS prefix and `/`, then a name of letters, digits, `-`, `_`, `.` (and `/` as RA2 writes it)",
-    |text| !text.is_empty() && text.split('/').all(label_part)
+    "anuket.io/profile",
+    "a label key: perhaps a lower-case DNS name and one `/`, then at most 63 letters, digits, `-`, `_` and `.`",
+    |text| match text.split_once('/') {
+        Some((prefix, name)) => {
+            prefix.len() <= 253
+                && prefix.split('.').all(|part| !part.is_empty() && all(part, |b| lower(b) || b == b'-'))
+                && label_part(name)
+        }
+        None => label_part(text),
+    }
 );
 
 text!(
@@ -424,7 +431,7 @@ mod tests {
             &["cap_net_raw=ep", "cap_net_raw,cap_net_admin+eip"],
             &["", "net_raw=ep", "cap_net_raw", "cap_net_raw=x", "cap_=e"],
         );
-        table::<LabelKey>(&["a", "anuket.io/profile/basic"], &["", "/a", "a/", "-a", "a b"]);
+        table::<LabelKey>(&["a", "anuket.io/profile"], &["", "/a", "a/", "-a", "a b", "a/b/c", "A.io/a"]);
         table::<LabelValue>(&["", "true", "a.b"], &["-a", "a b", &"a".repeat(64)]);
         table::<Taint>(&["a=b:NoSchedule", "x.io/a:NoExecute"], &["", "a=b", "a:Never", "=b:NoSchedule"]);
         table::<Quantity>(&["250m", "1", "1.5"], &["", "m", "1.", "1Gi", "-1", "1.2345"]);
