@@ -31,6 +31,8 @@ pub struct Header {
 pub struct Entry {
     /// Number of the partition as the kernel counts, from 1.
     pub number: u32,
+    /// What the partition is for, by the Discoverable Partitions Specification.
+    pub kind: Uuid,
     /// The partition's own UUID (`PARTUUID`).
     pub uuid: Uuid,
     /// First block.
@@ -150,6 +152,7 @@ impl Header {
             .filter(|(_, raw)| raw[..16] != [0; 16])
             .map(|(number, raw)| Entry {
                 number,
+                kind: Uuid::from_disk_order(std::array::from_fn(|i| raw[i])),
                 uuid: Uuid::from_disk_order(std::array::from_fn(|i| raw[16 + i])),
                 first_lba: u64_at(raw, 32),
                 last_lba: u64_at(raw, 40),
@@ -209,6 +212,7 @@ mod tests {
         let found = header.entries(&entries).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].number, found[0].first_lba, found[0].last_lba), (3, 2048, 4095));
+        assert_eq!(found[0].kind, Uuid::from_text_order([7; 16]));
         assert_eq!(found[0].uuid.to_string(), "00112233-4455-6677-8899-aabbccddeeff");
     }
 

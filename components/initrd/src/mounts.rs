@@ -39,7 +39,7 @@ pub(crate) fn reboot_after_panic() {
 /// Mounts the squashfs of the verified device.
 pub(crate) fn root(device: &Path, target: &Path) -> Result<(), Failure> {
     make_dir(target, 0o755)?;
-    mount(device, target, "squashfs", MountFlags::RDONLY, None).map_err(Failure::io("mount squashfs", device))
+    mount(device, target, "squashfs", MountFlags::RDONLY, None).map_err(Failure::io("mount (the image is damaged, or its squashfs is not supported)", device))
 }
 
 /// Lays a tmpfs over the `/etc` of the new root: `/etc` can be written, and forgets at the next boot.

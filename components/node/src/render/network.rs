@@ -1,0 +1,61 @@
+//! systemd-networkd's files (`systemd.network(5)`) and the first resolv.conf.
+
+use super::Rendered;
+use super::system::one_line;
+use cairn_contract::machine::{Interface, Network};
+use std::fmt::Write;
+
+pub(super) fn files(network: &Network) -> Vec<Rendered> {
+    let directory = "/run/systemd/network";
+    let mut files: Vec<_> = network
+        .interfaces
+        .iter()
+        .enumerate()
+        .map(|(index, interface)| {
+            Rendered::public(format!("{directory}/10-cairn-{index}.network"), one_interface(interface, network))
+        })
+        .collect();
+    // Physical interfaces only: a pod's veth, a bridge and the like have a kind.
+    let text = format!("[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\n{}{}", addressing(true), names(network));
+    files.push(Rendered::public(format!("{directory}/90-cairn-default.network"), text));
+    if !network.dns.is_empty() || !network.search.is_empty() {
+        let servers = network.dns.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let search = network.search.iter().map(|domain| one_line(domain)).collect::<Vec<_>>();
+        files.push(Rendered::public("/etc/resolv.conf", crate::resolver::resolv_conf(&servers, &search)));
+    }
+    files
+}
+
+fn one_interface(interface: &Interface, network: &Network) -> String {
+    let mut text = String::from("[Match]\n");
+    if let Some(mac) = &interface.mac {
+        // Some virtual interfaces share the MAC address of their parent.
+        let _ = write!(text, "MACAddress={}\nKind=!*\n\n", one_line(mac));
+    }
+    if let Some(name) = &interface.name {
+        let _ = write!(text, "Name={}\n\n", one_line(name));
+    }
+    if let Some(mtu) = interface.mtu {
+        let _ = write!(text, "[Link]\nMTUBytes={mtu}\n\n");
+    }
+    let dhcp = if interface.dhcp { "yes" } else { "no" };
+    let _ = write!(text, "[Network]\nDHCP={dhcp}\n{}", addressing(interface.dhcp));
+    interface.addresses.iter().for_each(|address| drop(writeln!(text, "Address={address}")));
+    interface.gateways.iter().for_each(|gateway| drop(writeln!(text, "Gateway={gateway}")));
+    text + &names(network)
+}
+
+fn addressing(router_advertisements: bool) -> String {
+    let accept = if router_advertisements { "yes" } else { "no" };
+    format!("IPv6AcceptRA={accept}\nLinkLocalAddressing=ipv6\n")
+}
+
+fn names(network: &Network) -> String {
+    let mut text = String::new();
+    network.dns.iter().for_each(|server| drop(writeln!(text, "DNS={server}")));
+    if !network.search.is_empty() {
+        let domains: Vec<_> = network.search.iter().map(|domain| one_line(domain)).collect();
+        let _ = writeln!(text, "Domains={}", domains.join(" "));
+    }
+    text
+}
