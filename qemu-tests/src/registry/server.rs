@@ -28,6 +28,8 @@ const SERVICE: &str = "cairn-test-registry";
 /// The one token it gives out. It guards nothing but test images.
 const TOKEN: &str = "cairn-test-token";
 const PIECE: usize = 64 * 1024;
+/// Long enough to send what was announced before the connection breaks.
+const BEFORE_RESET: std::time::Duration = std::time::Duration::from_millis(200);
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -353,6 +355,8 @@ fn with_fault(bytes: Bytes, fault: Option<Fault>) -> Body {
         _ => std::time::Duration::ZERO,
     };
     let frames = stream::iter(pieces).then(move |piece| async move {
+        // A broken connection drops what hyper has not sent yet; this lets it.
+        let pause = if piece.is_err() { BEFORE_RESET } else { pause };
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
