@@ -17,13 +17,17 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     /// Nothing at that path.
-    #[error("{path}: there is no image here (give the output directory of `cairn build`, or the .raw file in it)")]
+    #[error(
+        "{path}: there is no image here (give the output directory of `cairn build`, or the .raw file in it)"
+    )]
     NoImage {
         /// As given.
         path: PathBuf,
     },
     /// An image without its manifest.
-    #[error("{path}: not found; an image is tested with the manifest.json that `cairn build` wrote beside it")]
+    #[error(
+        "{path}: not found; an image is tested with the manifest.json that `cairn build` wrote beside it"
+    )]
     NoManifest {
         /// Where it was looked for.
         path: PathBuf,
@@ -45,7 +49,9 @@ pub enum UserError {
         what: &'static str,
     },
     /// Shorter or longer than the manifest says.
-    #[error("{path}: is {found} bytes long, but its manifest says {wanted}: the file is truncated or of another build; build it again")]
+    #[error(
+        "{path}: is {found} bytes long, but its manifest says {wanted}: the file is truncated or of another build; build it again"
+    )]
     WrongLength {
         /// The file.
         path: PathBuf,
@@ -55,7 +61,9 @@ pub enum UserError {
         wanted: u64,
     },
     /// Right length, wrong content.
-    #[error("{path}: SHA-256 is {found}, but its manifest says {wanted}: the file was changed after the build; build it again")]
+    #[error(
+        "{path}: SHA-256 is {found}, but its manifest says {wanted}: the file was changed after the build; build it again"
+    )]
     WrongDigest {
         /// The file.
         path: PathBuf,
@@ -87,7 +95,9 @@ pub enum UserError {
         looked: String,
     },
     /// `--accel kvm` on a machine where KVM does not work.
-    #[error("KVM was asked for but cannot be used here: {reason}; use --accel tcg or leave the choice to cairn")]
+    #[error(
+        "KVM was asked for but cannot be used here: {reason}; use --accel tcg or leave the choice to cairn"
+    )]
     NoKvm {
         /// What the probe saw.
         reason: String,

@@ -14,8 +14,7 @@ use crate::{
         program::{self, Program},
     },
     registry::{
-        Access, ImageBuilder, Layer, Registry, SyntheticImage, SyntheticIndex,
-        synthesis::Compression,
+        Access, ImageBuilder, Layer, Registry, SyntheticImage, SyntheticIndex, synthesis::Compression,
     },
 };
 use std::{
@@ -138,7 +137,9 @@ fn stock(registry: &Registry, probe: &Probe) -> io::Result<()> {
         registry.publish(REPOSITORY, image.tag(), &wrapped(probe, compression)?);
     }
     registry.publish(REPOSITORY, TestImage::Layered.tag(), &layered(probe)?);
-    let foreign = ImageBuilder::new("arm64").layer(Layer::new().file("foreign", 0o644, b"")?, Compression::Gzip)?.build();
+    let foreign = ImageBuilder::new("arm64")
+        .layer(Layer::new().file("foreign", 0o644, b"")?, Compression::Gzip)?
+        .build();
     let index = SyntheticIndex::new(vec![foreign, wrapped(probe, Compression::Gzip)?]);
     registry.publish_index(REPOSITORY, TestImage::Index.tag(), &index);
     Ok(())

@@ -101,7 +101,9 @@ impl Node {
     /// Waits until the initrd hands over, which measures the machine's speed. A boot that does not get there is
     /// judged by whoever waits for more: some scenarios want it to fail.
     async fn watch_switch_root_for(&mut self, lab: &Lab) -> Result<(), Stop> {
-        if let Ok((0, line)) = self.line(&[console::SWITCH_ROOT, console::INITRD_FAILED, KERNEL_PANIC], SILENCE).await {
+        if let Ok((0, line)) =
+            self.line(&[console::SWITCH_ROOT, console::INITRD_FAILED, KERNEL_PANIC], SILENCE).await
+        {
             self.boot.switch_root = line.at;
             // Firmware and boot loader are not what the reference is about, but they are not slow either.
             self.pace = Pace::measured(line.at);
@@ -138,9 +140,11 @@ impl Node {
         let deadline = self.pace.deadline(silence);
         match serial.wait_for(self.start.mark, texts, |progress| deadline.expires(progress)).await {
             Seen::Line(index, line) => Ok((index, line)),
-            Seen::Closed => {
-                Err(Stop::failed(format!("the machine went off before `{}`; last lines:\n{}", texts[0], self.tail())))
-            }
+            Seen::Closed => Err(Stop::failed(format!(
+                "the machine went off before `{}`; last lines:\n{}",
+                texts[0],
+                self.tail()
+            ))),
             Seen::TimedOut { silent } => Err(Stop::failed(format!(
                 "no `{}` on the console, which has been silent for {:.0} s; last lines:\n{}",
                 texts[0],
@@ -195,7 +199,9 @@ impl Node {
 
     /// The host port that leads to `guest`.
     pub fn port(&self, guest: u16) -> Result<u16, Stop> {
-        self.machine.port(guest).ok_or_else(|| Stop::failed(format!("no host port leads to guest port {guest}")))
+        self.machine
+            .port(guest)
+            .ok_or_else(|| Stop::failed(format!("no host port leads to guest port {guest}")))
     }
 
     /// Its files on the host.

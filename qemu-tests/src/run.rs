@@ -83,7 +83,8 @@ pub async fn run(options: RunOptions, hints: &mut (dyn Write + Send)) -> Result<
     let credential = directory.join("machine.toml");
     write_private(&credential, &config)?;
 
-    let guest_ports: Vec<u16> = std::iter::once(paths::MANAGEMENT_PORT).chain(options.ports.iter().copied()).collect();
+    let guest_ports: Vec<u16> =
+        std::iter::once(paths::MANAGEMENT_PORT).chain(options.ports.iter().copied()).collect();
     // Chosen here rather than at the start, so that the hints can name them.
     let forwards: Vec<_> = ports::free(guest_ports.len())?
         .into_iter()
@@ -115,9 +116,12 @@ fn machine_config(path: Option<&Path>, identity: &Identity) -> Result<String, Er
     let mut config = match path {
         None => identity.machine_config(None),
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(Fault::io(format!("read {}", path.display())))?;
-            MachineConfig::parse(&text)
-                .map_err(|error| UserError::BadMachineConfig { path: path.to_owned(), reason: error.to_string() })?
+            let text =
+                std::fs::read_to_string(path).map_err(Fault::io(format!("read {}", path.display())))?;
+            MachineConfig::parse(&text).map_err(|error| UserError::BadMachineConfig {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })?
         }
     };
     if config.api.is_none() {
@@ -129,7 +133,9 @@ fn machine_config(path: Option<&Path>, identity: &Identity) -> Result<String, Er
 fn write_credentials(directory: &Path, identity: &Identity) -> Result<(), Fault> {
     std::fs::create_dir_all(directory).map_err(Fault::io(format!("make {}", directory.display())))?;
     write_private(&directory.join("ca.pem"), &identity.ca)?;
-    for (name, ClientIdentity { certificate, key }) in [("admin", &identity.admin), ("reader", &identity.reader)] {
+    for (name, ClientIdentity { certificate, key }) in
+        [("admin", &identity.admin), ("reader", &identity.reader)]
+    {
         write_private(&directory.join(format!("{name}.pem")), certificate)?;
         write_private(&directory.join(format!("{name}.key")), key)?;
     }

@@ -116,7 +116,8 @@ pub async fn test(options: TestOptions) -> Result<Report, Error> {
         scenarios: reports,
     };
     if let Some(path) = &options.junit {
-        std::fs::write(path, junit::render(&report)).map_err(Fault::io(format!("write {}", path.display())))?;
+        std::fs::write(path, junit::render(&report))
+            .map_err(Fault::io(format!("write {}", path.display())))?;
     }
     if let Some(path) = &options.json {
         std::fs::write(path, report.to_json()).map_err(Fault::io(format!("write {}", path.display())))?;
@@ -160,7 +161,11 @@ mod tests {
     #[test]
     fn scenarios_are_selected_by_id_and_typos_get_a_hint() {
         let two = select(&["pod-network".to_owned(), "cold-boot".to_owned()]).unwrap();
-        assert_eq!(two.iter().map(|s| s.id).collect::<Vec<_>>(), ["cold-boot", "pod-network"], "registry order");
+        assert_eq!(
+            two.iter().map(|s| s.id).collect::<Vec<_>>(),
+            ["cold-boot", "pod-network"],
+            "registry order"
+        );
         let Err(error) = select(&["cold-bot".to_owned()]) else { panic!("accepted") };
         assert!(error.to_string().contains("did you mean `cold-boot`"), "{error}");
     }

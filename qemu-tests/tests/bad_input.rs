@@ -1,4 +1,5 @@
 //! What a user gets who gives something that is no image.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on panics.
 
 use cairn_contract::{
     digest::Sha256Digest,
@@ -90,7 +91,9 @@ async fn an_image_whose_uki_is_none_is_refused_before_any_machine_starts() {
     let directory = tempfile::tempdir().unwrap();
     write(directory.path(), &manifest());
     match test(TestOptions::new(directory.path())).await {
-        Err(Error::User(UserError::BadImage { reason, .. })) => assert!(reason.contains("unified kernel image"), "{reason}"),
+        Err(Error::User(UserError::BadImage { reason, .. })) => {
+            assert!(reason.contains("unified kernel image"), "{reason}")
+        }
         Err(Error::User(UserError::NoProgram { .. })) => println!("skipped: no QEMU"),
         other => panic!("{other:?}"),
     }

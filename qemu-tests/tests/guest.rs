@@ -1,5 +1,6 @@
 //! The guest channel against a management API in this process: mutual TLS, roles by certificate, and a tunnel to a
 //! runtime that knows its version.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on panics.
 
 use cairn_contract::{
     cri::{
@@ -41,9 +42,16 @@ struct Runtime;
 
 #[tonic::async_trait]
 impl RuntimeService for Runtime {
-    async fn version(&self, _: Request<cri::VersionRequest>) -> Result<Response<cri::VersionResponse>, Status> {
+    async fn version(
+        &self,
+        _: Request<cri::VersionRequest>,
+    ) -> Result<Response<cri::VersionResponse>, Status> {
         let runtime_name = "fake".repeat(20_000); // larger than one piece of the tunnel
-        Ok(Response::new(cri::VersionResponse { runtime_name, runtime_api_version: "v1".into(), ..Default::default() }))
+        Ok(Response::new(cri::VersionResponse {
+            runtime_name,
+            runtime_api_version: "v1".into(),
+            ..Default::default()
+        }))
     }
 }
 
@@ -60,7 +68,10 @@ impl Management for Node {
         Ok(Response::new(management::StatusResponse { name: "fake".into(), ..Default::default() }))
     }
 
-    async fn power(&self, _: Request<management::PowerRequest>) -> Result<Response<management::PowerResponse>, Status> {
+    async fn power(
+        &self,
+        _: Request<management::PowerRequest>,
+    ) -> Result<Response<management::PowerResponse>, Status> {
         Err(Status::permission_denied("a reader only looks"))
     }
 
@@ -123,8 +134,9 @@ async fn serve(identity: &Identity) -> u16 {
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let service = TowerToHyperService::new(ManagementServer::new(Node));
-                let _ =
-                    http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+                let _ = http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
             });
         }
     });

@@ -1,15 +1,26 @@
 //! The JUnit report, against a golden file.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on panics.
 
 use cairn_contract::digest::Sha256Digest;
 use cairn_qemu::{
     qemu::accelerator::Accelerator,
-    report::{ImageIdentity, Outcome, REPORT_FORMAT, Report, ScenarioReport, TestMachine, junit, requirements},
+    report::{
+        ImageIdentity, Outcome, REPORT_FORMAT, Report, ScenarioReport, TestMachine, junit, requirements,
+    },
     scenario::{Figure, Step},
 };
 
 fn scenario(id: &'static str, outcome: Outcome) -> ScenarioReport {
     let requirements = &["ra2.crt.002"];
-    ScenarioReport { id, title: "a title", requirements, outcome, seconds: 1.5, steps: vec![], figures: vec![] }
+    ScenarioReport {
+        id,
+        title: "a title",
+        requirements,
+        outcome,
+        seconds: 1.5,
+        steps: vec![],
+        figures: vec![],
+    }
 }
 
 fn report() -> Report {
@@ -18,7 +29,10 @@ fn report() -> Report {
     passed.figures.push(Figure { name: "switch_root_seconds", value: 3.4 });
     let failed = scenario(
         "exec-logs",
-        Outcome::Failed { message: "code is 1 & \"2\"\nlast \u{1b}line".into(), artefacts: vec!["out/serial.log".into()] },
+        Outcome::Failed {
+            message: "code is 1 & \"2\"\nlast \u{1b}line".into(),
+            artefacts: vec!["out/serial.log".into()],
+        },
     );
     let broken = scenario("port-map", Outcome::Broken { message: "QEMU: gone".into(), artefacts: vec![] });
     let skipped = scenario("firmware-boot", Outcome::Skipped { reason: "no OVMF".into() });

@@ -1,4 +1,5 @@
 //! Real machines, seconds long: a boot sector that says one line on the serial port is all the guest there is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // A test that cannot go on panics.
 
 use cairn_qemu::qemu::{
     accelerator::{self, Accelerator, Choice},
@@ -83,7 +84,9 @@ async fn the_guest_sees_the_flipped_bit_and_the_base_file_does_not_have_it() {
         let path = directory.path().join("overlay.qcow2");
         overlay::create(&path, &base, 4 << 30, &flips).unwrap();
         let mut machine =
-            Machine::start(&qemu, spec(directory.path(), &path), &directory.path().join("vm"), 5).await.unwrap();
+            Machine::start(&qemu, spec(directory.path(), &path), &directory.path().join("vm"), 5)
+                .await
+                .unwrap();
         let line = letter(&machine, Mark::default()).await;
         assert!(line.ends_with(expected), "{line}");
         machine.kill().await;

@@ -1,4 +1,5 @@
 //! The monitor client against a server that speaks QEMU's side of the protocol.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on panics.
 
 use cairn_qemu::qemu::monitor::Monitor;
 use serde_json::{Value, json};

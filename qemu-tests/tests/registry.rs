@@ -1,4 +1,5 @@
 //! The registry, seen by an HTTP client.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on panics.
 
 use bytes::Bytes;
 use cairn_qemu::registry::{
@@ -35,7 +36,12 @@ impl Http {
         Self { client, base: format!("http://{}", registry.address()) }
     }
 
-    async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Response<hyper::body::Incoming> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Response<hyper::body::Incoming> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -91,7 +97,8 @@ async fn an_index_leads_to_every_platform() {
     let http = Http::new(&registry);
     let (_, body) = http.get("/v2/a/manifests/multi", &[]).await;
     let index: Value = serde_json::from_slice(&body).unwrap();
-    let platforms: Vec<_> = (0..2).map(|n| index["manifests"][n]["platform"]["architecture"].clone()).collect();
+    let platforms: Vec<_> =
+        (0..2).map(|n| index["manifests"][n]["platform"]["architecture"].clone()).collect();
     assert_eq!(platforms, ["arm64", "amd64"]);
     for image in [foreign, ours] {
         let found = http.get(&format!("/v2/a/manifests/{}", image.manifest.digest), &[]).await;
@@ -110,7 +117,10 @@ async fn a_token_is_asked_for_given_and_honoured() {
     let challenge = refused.headers()["www-authenticate"].to_str().unwrap().to_owned();
     assert_eq!(
         challenge,
-        format!("Bearer realm=\"http://{}/token\",service=\"cairn-test-registry\",scope=\"repository:a/b:pull\"", registry.address())
+        format!(
+            "Bearer realm=\"http://{}/token\",service=\"cairn-test-registry\",scope=\"repository:a/b:pull\"",
+            registry.address()
+        )
     );
     assert_eq!(http.get("/token", &[("authorization", "Basic dTp4")]).await.0, StatusCode::UNAUTHORIZED);
     let (status, body) = http.get("/token", &[("authorization", "Basic dTpw")]).await;

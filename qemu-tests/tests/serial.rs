@@ -1,4 +1,5 @@
 //! The console watcher, with a pipe in place of a machine.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on panics.
 
 use cairn_qemu::qemu::serial::{Mark, Seen, SerialLog};
 use std::time::Duration;
@@ -24,7 +25,11 @@ async fn lines_are_found_logged_and_timed() {
     assert!(line.at >= Duration::from_millis(25), "{:?}", line.at);
 
     writer.await.unwrap();
-    assert_eq!(log.wait_for(Mark::default(), &["absent"], far).await, Seen::Closed, "the guest's end was dropped");
+    assert_eq!(
+        log.wait_for(Mark::default(), &["absent"], far).await,
+        Seen::Closed,
+        "the guest's end was dropped"
+    );
     let texts: Vec<_> = log.since(Mark::default()).into_iter().map(|line| line.text).collect();
     assert_eq!(texts, ["first", "node ready", "last"]);
     let written = tokio::fs::read_to_string(&file).await.unwrap();
@@ -43,7 +48,9 @@ async fn a_mark_hides_what_was_before_it() {
     let soon = |_| Instant::now() + Duration::from_millis(20);
     assert!(matches!(log.wait_for(mark, &["ready"], soon).await, Seen::TimedOut { .. }));
     guest.write_all(b"ready again\n").await.unwrap();
-    assert!(matches!(log.wait_for(mark, &["ready"], far).await, Seen::Line(0, line) if line.text == "ready again"));
+    assert!(
+        matches!(log.wait_for(mark, &["ready"], far).await, Seen::Line(0, line) if line.text == "ready again")
+    );
 }
 
 #[tokio::test]

@@ -31,7 +31,8 @@ impl Address {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| bad(&error))?;
         roots.add(ca).map_err(|error| bad(&error))?;
-        let chain = CertificateDer::from_pem_slice(client.certificate.as_bytes()).map_err(|error| bad(&error))?;
+        let chain =
+            CertificateDer::from_pem_slice(client.certificate.as_bytes()).map_err(|error| bad(&error))?;
         let key = PrivateKeyDer::from_pem_slice(client.key.as_bytes()).map_err(|error| bad(&error))?;
         // Named, not installed as the process's default: whoever links this library has a say in that.
         let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -51,7 +52,8 @@ impl Address {
             let name = ServerName::try_from(NODE_NAME).map_err(io::Error::other)?;
             TlsConnector::from(self.tls.clone()).connect(name, stream).await
         };
-        let stream = tokio::time::timeout(CONNECT, handshake).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let stream =
+            tokio::time::timeout(CONNECT, handshake).await.map_err(|_| io::ErrorKind::TimedOut)??;
         Ok(TokioIo::new(stream))
     }
 }
@@ -70,7 +72,9 @@ pub(super) fn open(address: &Address) -> Channel {
         async move { address.connect().await }
     });
     // A rebooted guest leaves the connection open at QEMU's end; only pings tell.
-    endpoint("https://node").http2_keep_alive_interval(Duration::from_secs(10)).connect_with_connector_lazy(connector)
+    endpoint("https://node")
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .connect_with_connector_lazy(connector)
 }
 
 /// The URI only labels requests: connectors know where to go.

@@ -37,7 +37,8 @@ impl Host {
     /// Starts the pod.
     pub async fn look(guest: &Guest, probe: &Probe) -> Result<Self, Stop> {
         let pod = guest.pod("host").on_host().run().await?;
-        let container = pod.container("host", &probe.reference).args(["pause"]).mount("/", MOUNT).privileged();
+        let container =
+            pod.container("host", &probe.reference).args(["pause"]).mount("/", MOUNT).privileged();
         let container = container.start().await?;
         Ok(Self { pod, container, program: probe.program() })
     }
@@ -68,7 +69,9 @@ impl Host {
     pub async fn log(&self, container: &Container) -> Result<Vec<LogLine>, Stop> {
         let text = self.read(&container.log).await?;
         text.lines()
-            .map(|line| parse_log_line(line).ok_or_else(|| Stop::failed(format!("not a CRI log line: `{line}`"))))
+            .map(|line| {
+                parse_log_line(line).ok_or_else(|| Stop::failed(format!("not a CRI log line: `{line}`")))
+            })
             .collect()
     }
 
@@ -82,8 +85,9 @@ impl Host {
 fn parse_log_line(line: &str) -> Option<LogLine> {
     let mut parts = line.splitn(4, ' ');
     let (time, stream, tag) = (parts.next()?, parts.next()?, parts.next()?);
-    let well_formed =
-        time.contains('T') && matches!(stream, "stdout" | "stderr") && matches!(tag.split(':').next(), Some("F" | "P"));
+    let well_formed = time.contains('T')
+        && matches!(stream, "stdout" | "stderr")
+        && matches!(tag.split(':').next(), Some("F" | "P"));
     well_formed.then(|| LogLine {
         time: time.to_owned(),
         stream: stream.to_owned(),

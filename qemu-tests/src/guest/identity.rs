@@ -6,7 +6,8 @@ use cairn_contract::{
     management::{ROLE_ADMIN, ROLE_READER},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use std::collections::BTreeMap;
 
@@ -53,7 +54,10 @@ impl Identity {
         MachineConfig {
             node: Node { name: Some(NODE_NAME.to_owned()), ..Node::default() },
             api: Some(self.api()),
-            registries: registry_port.map(|port| (REGISTRY_HOST.to_owned(), mirror(port))).into_iter().collect::<BTreeMap<_, _>>(),
+            registries: registry_port
+                .map(|port| (REGISTRY_HOST.to_owned(), mirror(port)))
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
             ..MachineConfig::default()
         }
     }

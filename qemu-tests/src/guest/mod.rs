@@ -13,9 +13,7 @@ pub mod tunnel;
 
 use crate::{pace::Pace, scenario::Stop};
 use cairn_contract::{
-    cri::{
-        self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
-    },
+    cri::{self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
     management::{
         JournalEntry, JournalRequest, PowerAction, PowerRequest, StatusRequest, StatusResponse,
         management_client::ManagementClient,
@@ -122,7 +120,9 @@ impl Guest {
         loop {
             let conditions = self.runtime_conditions().await;
             match conditions {
-                Ok(conditions) if !conditions.is_empty() && conditions.iter().all(|c| c.status) => return Ok(()),
+                Ok(conditions) if !conditions.is_empty() && conditions.iter().all(|c| c.status) => {
+                    return Ok(());
+                }
                 Ok(conditions) if !deadline.is_open() => {
                     return Err(Stop::failed(format!("the runtime did not get ready: {conditions:?}")));
                 }
@@ -146,7 +146,8 @@ impl Guest {
     pub async fn image(&self, reference: &str) -> Result<Option<cri::Image>, Stop> {
         let mut client = self.images.clone();
         let request = cri::ImageStatusRequest { image: Some(image_spec(reference)), verbose: false };
-        let status = self.call("ImageStatus", CALL, async move { client.image_status(request).await }).await?;
+        let status =
+            self.call("ImageStatus", CALL, async move { client.image_status(request).await }).await?;
         Ok(status.image)
     }
 
@@ -162,7 +163,8 @@ impl Guest {
     pub async fn pods(&self) -> Result<Vec<cri::PodSandbox>, Stop> {
         let mut client = self.runtime.clone();
         let request = cri::ListPodSandboxRequest { filter: None };
-        let list = self.call("ListPodSandbox", CALL, async move { client.list_pod_sandbox(request).await }).await?;
+        let list =
+            self.call("ListPodSandbox", CALL, async move { client.list_pod_sandbox(request).await }).await?;
         Ok(list.items)
     }
 
@@ -170,7 +172,8 @@ impl Guest {
     pub async fn containers(&self) -> Result<Vec<cri::Container>, Stop> {
         let mut client = self.runtime.clone();
         let request = cri::ListContainersRequest { filter: None };
-        let list = self.call("ListContainers", CALL, async move { client.list_containers(request).await }).await?;
+        let list =
+            self.call("ListContainers", CALL, async move { client.list_containers(request).await }).await?;
         Ok(list.containers)
     }
 
@@ -186,7 +189,9 @@ impl Guest {
     pub(crate) async fn stop_pod(&self, id: &str) -> Result<(), Stop> {
         let mut client = self.runtime.clone();
         let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.call("StopPodSandbox", LONG_CALL, async move { client.stop_pod_sandbox(request).await }).await.map(drop)
+        self.call("StopPodSandbox", LONG_CALL, async move { client.stop_pod_sandbox(request).await })
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn remove_pod(&self, id: &str) -> Result<(), Stop> {

@@ -72,7 +72,11 @@ impl Output {
 impl Guest {
     /// A pod with its own network, on the default CNI network.
     pub fn pod(&self, name: &str) -> PodBuilder {
-        let uid = format!("{:08x}-0000-4000-8000-{:012x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let uid = format!(
+            "{:08x}-0000-4000-8000-{:012x}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         PodBuilder {
             guest: self.clone(),
             config: cri::PodSandboxConfig {
@@ -100,7 +104,9 @@ impl Guest {
     pub async fn pod_status(&self, id: &str) -> Result<cri::PodSandboxStatus, Stop> {
         let mut client = self.runtime();
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let status = self.call("PodSandboxStatus", CALL, async move { client.pod_sandbox_status(request).await }).await?;
+        let status = self
+            .call("PodSandboxStatus", CALL, async move { client.pod_sandbox_status(request).await })
+            .await?;
         status.status.ok_or_else(|| Stop::failed("PodSandboxStatus answered without a status"))
     }
 }
@@ -130,7 +136,8 @@ impl PodBuilder {
     /// Makes it.
     pub async fn run(self) -> Result<Pod, Stop> {
         let mut client = self.guest.runtime();
-        let request = cri::RunPodSandboxRequest { config: Some(self.config.clone()), runtime_handler: String::new() };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(self.config.clone()), runtime_handler: String::new() };
         let made = async move { client.run_pod_sandbox(request).await };
         let made = self.guest.call("RunPodSandbox", LONG_CALL, made).await?;
         Ok(Pod { guest: self.guest, id: made.pod_sandbox_id, config: self.config })
@@ -147,7 +154,8 @@ impl Pod {
     pub async fn addresses(&self) -> Result<Vec<IpAddr>, Stop> {
         let network = self.status().await?.network.unwrap_or_default();
         let all = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip));
-        all.map(|ip| ip.parse().map_err(|_| Stop::failed(format!("pod address `{ip}` is no IP address")))).collect()
+        all.map(|ip| ip.parse().map_err(|_| Stop::failed(format!("pod address `{ip}` is no IP address"))))
+            .collect()
     }
 
     /// Its address of one family.
@@ -155,7 +163,10 @@ impl Pod {
         let addresses = self.addresses().await?;
         let found = addresses.iter().find(|address| address.is_ipv6() == ipv6);
         found.copied().ok_or_else(|| {
-            Stop::failed(format!("the pod has no {} address, only {addresses:?}", if ipv6 { "IPv6" } else { "IPv4" }))
+            Stop::failed(format!(
+                "the pod has no {} address, only {addresses:?}",
+                if ipv6 { "IPv6" } else { "IPv4" }
+            ))
         })
     }
 
@@ -317,7 +328,10 @@ impl Container {
                 return Ok(status);
             }
             if !deadline.is_open() {
-                return Err(Stop::failed(format!("the container did not exit; its state is {:?}", status.state())));
+                return Err(Stop::failed(format!(
+                    "the container did not exit; its state is {:?}",
+                    status.state()
+                )));
             }
             sleep(Duration::from_millis(200)).await;
         }

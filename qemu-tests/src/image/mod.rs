@@ -82,9 +82,11 @@ impl Image {
 
     /// The partition with that role.
     pub fn partition(&self, role: PartitionRole) -> Result<&Partition, UserError> {
-        self.manifest.partitions.iter().find(|partition| partition.role == role).ok_or_else(|| UserError::BadImage {
-            path: self.raw.clone(),
-            reason: format!("the manifest has no partition {role:?}"),
+        self.manifest.partitions.iter().find(|partition| partition.role == role).ok_or_else(|| {
+            UserError::BadImage {
+                path: self.raw.clone(),
+                reason: format!("the manifest has no partition {role:?}"),
+            }
         })
     }
 }
@@ -100,7 +102,9 @@ fn read_manifest(path: &Path) -> Result<Manifest, Error> {
     let bad = |reason: String| UserError::BadManifest { path: path.to_owned(), reason };
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     if manifest.format != MANIFEST_FORMAT {
-        return Err(bad(format!("it has form {}, this version reads {MANIFEST_FORMAT}", manifest.format)).into());
+        return Err(
+            bad(format!("it has form {}, this version reads {MANIFEST_FORMAT}", manifest.format)).into()
+        );
     }
     Ok(manifest)
 }

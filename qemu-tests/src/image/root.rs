@@ -65,7 +65,11 @@ impl Probe {
     /// Path of the program in the container, for commands run in it.
     pub fn program(&self) -> String {
         let config = self.run_config();
-        config.pointer("/Entrypoint/0").and_then(serde_json::Value::as_str).unwrap_or(DEFAULT_PROGRAM).to_owned()
+        config
+            .pointer("/Entrypoint/0")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or(DEFAULT_PROGRAM)
+            .to_owned()
     }
 }
 
@@ -92,10 +96,11 @@ impl Root<'_> {
     pub fn probe(&self) -> Result<Probe, Error> {
         let base = Path::new(paths::BAKED_IMAGES);
         let index = self.read(&base.join("index.json"))?;
-        let index: BakedIndex =
-            serde_json::from_slice(&index).map_err(|error| self.bad(format!("{}/index.json: {error}", base.display())))?;
-        let (image, reference) = find_probe(&index)
-            .ok_or_else(|| self.bad(format!("no image {PROBE} is baked in; scenarios run their containers from it")))?;
+        let index: BakedIndex = serde_json::from_slice(&index)
+            .map_err(|error| self.bad(format!("{}/index.json: {error}", base.display())))?;
+        let (image, reference) = find_probe(&index).ok_or_else(|| {
+            self.bad(format!("no image {PROBE} is baked in; scenarios run their containers from it"))
+        })?;
         let mut files = Vec::new();
         for layer in &image.layers {
             self.layer(&base.join("layers").join(layer.hex()), &mut files)?;
@@ -154,7 +159,10 @@ impl Root<'_> {
 
 fn find_probe(index: &BakedIndex) -> Option<(&BakedImage, String)> {
     index.images.iter().find_map(|image| {
-        let name = image.names.iter().find(|name| name.rsplit_once(':').is_some_and(|(repository, _)| repository == PROBE));
+        let name = image
+            .names
+            .iter()
+            .find(|name| name.rsplit_once(':').is_some_and(|(repository, _)| repository == PROBE));
         name.map(|name| (image, name.clone()))
     })
 }

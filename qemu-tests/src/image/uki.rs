@@ -20,7 +20,8 @@ pub struct UkiParts {
 pub fn extract(uki: &Path, directory: &Path) -> Result<UkiParts, Error> {
     let bytes = std::fs::read(uki).map_err(Fault::io(format!("read {}", uki.display())))?;
     let bad = |reason: String| UserError::BadImage { path: uki.to_owned(), reason };
-    let file = PeFile64::parse(&*bytes).map_err(|error| bad(format!("not a unified kernel image: {error}")))?;
+    let file =
+        PeFile64::parse(&*bytes).map_err(|error| bad(format!("not a unified kernel image: {error}")))?;
     let section = |name: &str| section(&file, name).map_err(&bad);
     let command_line = section(".cmdline")?;
     let command_line = std::str::from_utf8(command_line)
@@ -32,7 +33,11 @@ pub fn extract(uki: &Path, directory: &Path) -> Result<UkiParts, Error> {
         std::fs::write(&path, content).map_err(Fault::io(format!("write {}", path.display())))?;
         Ok(path)
     };
-    Ok(UkiParts { kernel: write("linux", section(".linux")?)?, initrd: write("initrd", section(".initrd")?)?, command_line })
+    Ok(UkiParts {
+        kernel: write("linux", section(".linux")?)?,
+        initrd: write("initrd", section(".initrd")?)?,
+        command_line,
+    })
 }
 
 fn section<'a>(file: &PeFile64<'a>, name: &str) -> Result<&'a [u8], String> {

@@ -85,7 +85,8 @@ async fn try_kvm(program: &Program, scratch: &Path) -> Result<(), String> {
         .write(true)
         .open(device)
         .map_err(|error| format!("{}: {error}", device.display()))?;
-    let flags = std::fs::read_to_string("/proc/cpuinfo").map_err(|error| format!("/proc/cpuinfo: {error}"))?;
+    let flags =
+        std::fs::read_to_string("/proc/cpuinfo").map_err(|error| format!("/proc/cpuinfo: {error}"))?;
     if !virtualises(&flags) {
         return Err("the CPU shows neither vmx nor svm, so /dev/kvm is a software hypervisor".to_owned());
     }
@@ -103,7 +104,8 @@ async fn try_kvm(program: &Program, scratch: &Path) -> Result<(), String> {
         console: Console::Captured,
         monitor: directory.join("qmp"),
     };
-    let mut machine = Machine::start(program, spec, &directory, 0).await.map_err(|error| error.to_string())?;
+    let mut machine =
+        Machine::start(program, spec, &directory, 0).await.map_err(|error| error.to_string())?;
     tokio::time::sleep(Duration::from_millis(700)).await;
     let status = machine.monitor().status().await.map_err(|error| error.to_string())?;
     machine.kill().await;

@@ -166,9 +166,13 @@ impl MachineSpec {
         };
         let read_only = if disk.read_only { ",readonly=on" } else { "" };
         // An overlay dies with its machine: its writes need not reach the host's disk.
-        let head = format!("if=none,id=disk{index},format={format},cache=unsafe,discard=unmap{read_only},file=");
+        let head =
+            format!("if=none,id=disk{index},format={format},cache=unsafe,discard=unmap{read_only},file=");
         line.option("-drive", joined([head.into(), escaped(&disk.path)]));
-        line.option("-device", format!("virtio-blk-pci,drive=disk{index},serial=disk{index},bootindex={index}"));
+        line.option(
+            "-device",
+            format!("virtio-blk-pci,drive=disk{index},serial=disk{index},bootindex={index}"),
+        );
     }
 
     fn network(&self, line: &mut Line) {
@@ -246,12 +250,19 @@ mod tests {
     #[test]
     fn direct_boot_passes_the_ukis_command_line_as_one_argument() {
         let command_line = "console=ttyS0 roothash=00 rd.x=\"a, b\"".to_owned();
-        let boot = Boot::Direct { kernel: "/t/linux".into(), initrd: "/t/initrd".into(), command_line: command_line.clone() };
+        let boot = Boot::Direct {
+            kernel: "/t/linux".into(),
+            initrd: "/t/initrd".into(),
+            command_line: command_line.clone(),
+        };
         let arguments = spec(boot).arguments();
         assert_eq!(value_of(&arguments, "-append"), [command_line]);
         assert_eq!(value_of(&arguments, "-accel"), ["tcg,thread=multi"]);
         assert_eq!(value_of(&arguments, "-cpu"), ["max"]);
-        assert_eq!(value_of(&arguments, "-fw_cfg"), ["name=opt/io.systemd.credentials/cairn.machine,file=/t/machine.toml"]);
+        assert_eq!(
+            value_of(&arguments, "-fw_cfg"),
+            ["name=opt/io.systemd.credentials/cairn.machine,file=/t/machine.toml"]
+        );
         assert_eq!(
             value_of(&arguments, "-netdev"),
             ["user,id=net0,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80"]
@@ -261,7 +272,8 @@ mod tests {
 
     #[test]
     fn firmware_boot_maps_code_read_only_and_has_no_kernel() {
-        let arguments = spec(Boot::Firmware { code: "/o/code".into(), variables: "/t/vars".into() }).arguments();
+        let arguments =
+            spec(Boot::Firmware { code: "/o/code".into(), variables: "/t/vars".into() }).arguments();
         let drives = value_of(&arguments, "-drive");
         assert_eq!(drives[0], "if=pflash,format=raw,readonly=on,file=/o/code");
         assert_eq!(drives[1], "if=pflash,format=raw,file=/t/vars");

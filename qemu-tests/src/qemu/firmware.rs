@@ -25,7 +25,10 @@ pub fn locate() -> Result<Firmware, UserError> {
 fn locate_in(directory: &Path) -> Result<Firmware, UserError> {
     PAIRS
         .iter()
-        .map(|(code, variables)| Firmware { code: directory.join(code), variables: directory.join(variables) })
+        .map(|(code, variables)| Firmware {
+            code: directory.join(code),
+            variables: directory.join(variables),
+        })
         .find(|firmware| firmware.code.is_file() && firmware.variables.is_file())
         .ok_or_else(|| UserError::NoFirmware { looked: directory.display().to_string() })
 }

@@ -37,13 +37,20 @@ pub struct Machine {
 impl Machine {
     /// Starts a machine with its files in `directory`, which is made: `serial.log`, `qemu.log`, `qemu.args`.
     /// Host ports of `spec.forwards` that are 0 are chosen here.
-    pub async fn start(program: &Program, spec: MachineSpec, directory: &Path, niceness: i32) -> Result<Self, Fault> {
+    pub async fn start(
+        program: &Program,
+        spec: MachineSpec,
+        directory: &Path,
+        niceness: i32,
+    ) -> Result<Self, Fault> {
         std::fs::create_dir_all(directory).map_err(Fault::io(format!("make {}", directory.display())))?;
         let mut attempt = 1;
         loop {
             let spec = with_ports(spec.clone())?;
             match Self::start_once(program, spec, directory, niceness).await {
-                Err(Fault::Qemu(message)) if message.contains("host forwarding") && attempt < PORT_ATTEMPTS => {
+                Err(Fault::Qemu(message))
+                    if message.contains("host forwarding") && attempt < PORT_ATTEMPTS =>
+                {
                     attempt += 1;
                 }
                 result => return result,
@@ -51,12 +58,19 @@ impl Machine {
         }
     }
 
-    async fn start_once(program: &Program, spec: MachineSpec, directory: &Path, niceness: i32) -> Result<Self, Fault> {
+    async fn start_once(
+        program: &Program,
+        spec: MachineSpec,
+        directory: &Path,
+        niceness: i32,
+    ) -> Result<Self, Fault> {
         let messages = directory.join("qemu.log");
-        let log = std::fs::File::create(&messages).map_err(Fault::io(format!("write {}", messages.display())))?;
+        let log =
+            std::fs::File::create(&messages).map_err(Fault::io(format!("write {}", messages.display())))?;
         let arguments = spec.arguments();
         let shown = directory.join("qemu.args");
-        std::fs::write(&shown, readable(&program.path, &arguments)).map_err(Fault::io(format!("write {}", shown.display())))?;
+        std::fs::write(&shown, readable(&program.path, &arguments))
+            .map_err(Fault::io(format!("write {}", shown.display())))?;
         let _ = std::fs::remove_file(&spec.monitor);
 
         let mut command = Command::new(&program.path);

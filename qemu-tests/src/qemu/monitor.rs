@@ -27,8 +27,9 @@ pub struct Monitor {
 impl Monitor {
     /// Connects and negotiates. The socket must be there already.
     pub async fn connect(socket: &Path) -> Result<Self, Fault> {
-        let stream =
-            UnixStream::connect(socket).await.map_err(Fault::io(format!("connect to {}", socket.display())))?;
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(Fault::io(format!("connect to {}", socket.display())))?;
         let (reader, out) = stream.into_split();
         let mut monitor = Self { lines: BufReader::new(reader).lines(), out, next_id: 0, events: Vec::new() };
         let greeting = monitor.receive().await?;
@@ -43,7 +44,9 @@ impl Monitor {
     pub async fn status(&mut self) -> Result<String, Fault> {
         let answer = self.execute("query-status").await?;
         let status = answer.get("status").and_then(Value::as_str);
-        status.map(str::to_owned).ok_or_else(|| Fault::Monitor(format!("query-status without a status: {answer}")))
+        status
+            .map(str::to_owned)
+            .ok_or_else(|| Fault::Monitor(format!("query-status without a status: {answer}")))
     }
 
     /// Reset button.

@@ -37,7 +37,8 @@ const REFCOUNT_ORDER: u32 = 4;
 /// `flips` are byte offsets of the base at which the lowest bit reads inverted.
 pub fn create(path: &Path, base: &Path, size: u64, flips: &[u64]) -> Result<(), Fault> {
     let base_path = base.canonicalize().map_err(Fault::io(format!("find {}", base.display())))?;
-    let damaged = damaged_clusters(&base_path, flips).map_err(Fault::io(format!("read {}", base.display())))?;
+    let damaged =
+        damaged_clusters(&base_path, flips).map_err(Fault::io(format!("read {}", base.display())))?;
     let write = || -> io::Result<()> {
         let mut file = File::create(path)?;
         write_overlay(&mut file, base_path.as_os_str().as_bytes(), size, &damaged)
@@ -91,7 +92,10 @@ fn write_overlay(
     let data_at = l2_at + tables.len() as u64 * CLUSTER;
     let clusters = data_at / CLUSTER + data.len() as u64;
     if clusters > CLUSTER / 2 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an overlay cannot start with more than 2 GiB of its own"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "an overlay cannot start with more than 2 GiB of its own",
+        ));
     }
 
     out.write_all(&header(backing, size, l1_entries, l1_at)?)?;
@@ -125,8 +129,10 @@ fn write_overlay(
 fn header(backing: &[u8], size: u64, l1_entries: u64, l1_at: u64) -> io::Result<Vec<u8>> {
     // Extensions: backing format "raw" padded to 8 bytes, then the end marker; the name follows.
     let name_at = HEADER_LENGTH + 16 + 8;
-    let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the path of the base is longer than 1023 bytes");
-    let name_length = u32::try_from(backing.len()).ok().filter(|length| *length <= 1023).ok_or_else(too_long)?;
+    let too_long =
+        || io::Error::new(io::ErrorKind::InvalidInput, "the path of the base is longer than 1023 bytes");
+    let name_length =
+        u32::try_from(backing.len()).ok().filter(|length| *length <= 1023).ok_or_else(too_long)?;
     let mut header = Vec::new();
     let u32s = |header: &mut Vec<u8>, values: &[u32]| {
         for value in values {

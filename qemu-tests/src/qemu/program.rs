@@ -29,8 +29,9 @@ pub fn locate() -> Result<Program, Error> {
         .output()
         .map_err(Fault::io(format!("run {} -version", path.display())))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = parse_version(&text)
-        .ok_or_else(|| Fault::Qemu(format!("{} -version did not say a version: {}", path.display(), text.trim())))?;
+    let version = parse_version(&text).ok_or_else(|| {
+        Fault::Qemu(format!("{} -version did not say a version: {}", path.display(), text.trim()))
+    })?;
     Ok(Program { path, version })
 }
 
@@ -67,7 +68,8 @@ mod tests {
         std::fs::write(directory.path().join("qemu"), "").unwrap();
         assert_eq!(search("qemu", directory.path().as_os_str()), None);
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(directory.path().join("qemu"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(directory.path().join("qemu"), std::fs::Permissions::from_mode(0o755))
+            .unwrap();
         assert_eq!(search("qemu", directory.path().as_os_str()), Some(directory.path().join("qemu")));
     }
 }

@@ -108,7 +108,10 @@ impl SerialLog {
     pub fn tail(&self, count: usize) -> String {
         let shared = lock(&self.shared);
         let start = shared.lines.len().saturating_sub(count);
-        shared.lines[start..].iter().map(|line| format!("  {:8.3} {}\n", line.at.as_secs_f64(), line.text)).collect()
+        shared.lines[start..]
+            .iter()
+            .map(|line| format!("  {:8.3} {}\n", line.at.as_secs_f64(), line.text))
+            .collect()
     }
 
     /// Waits for the first line after `mark` that contains one of `texts`. `expires` is asked again after every
@@ -209,7 +212,10 @@ mod tests {
     fn lines_are_split_across_reads_and_cleaned() {
         let mut splitter = Splitter::default();
         assert!(splitter.push(b"cairn: run").is_empty());
-        assert_eq!(splitter.push(b"time ready\r\n\x1b[2J\x1b[0;1mok\x1b[0m\n\n"), ["cairn: runtime ready", "ok"]);
+        assert_eq!(
+            splitter.push(b"time ready\r\n\x1b[2J\x1b[0;1mok\x1b[0m\n\n"),
+            ["cairn: runtime ready", "ok"]
+        );
         assert_eq!(splitter.push(b"\x1b]3008;start=1\x07left"), Vec::<String>::new());
         assert_eq!(splitter.finish(), ["left"]);
     }

@@ -173,7 +173,9 @@ async fn serve(listener: TcpListener, shelf: Arc<Shelf>) {
                 async move { Ok::<_, Infallible>(shelf.answer(&request)) }
             });
             // A client that hangs up, or a fault of ours, ends the connection with an error: nothing to do.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
         });
         while connections.try_join_next().is_some() {}
     }
@@ -202,14 +204,18 @@ impl Shelf {
     }
 
     fn route(&self, path: &str, headers: &HeaderMap) -> Response<Body> {
-        let Some(rest) = path.strip_prefix("/v2/") else { return error(StatusCode::NOT_FOUND, "UNSUPPORTED") };
+        let Some(rest) = path.strip_prefix("/v2/") else {
+            return error(StatusCode::NOT_FOUND, "UNSUPPORTED");
+        };
         if rest.is_empty() {
             return Response::new(empty());
         }
         if let Some((repository, reference)) = rest.rsplit_once("/manifests/") {
             let separator = if reference.starts_with("sha256:") { '@' } else { ':' };
-            let manifest = lock(&self.content).manifests.get(&format!("{repository}{separator}{reference}")).cloned();
-            return manifest.map_or_else(|| error(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"), |blob| whole(&blob));
+            let manifest =
+                lock(&self.content).manifests.get(&format!("{repository}{separator}{reference}")).cloned();
+            return manifest
+                .map_or_else(|| error(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"), |blob| whole(&blob));
         }
         if let Some((repository, digest)) = rest.rsplit_once("/blobs/") {
             let blob = lock(&self.content).blobs.get(&format!("{repository}@{digest}")).cloned();
@@ -266,7 +272,8 @@ impl Shelf {
         if !allowed {
             return error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED");
         }
-        let body = serde_json::json!({ "token": TOKEN, "access_token": TOKEN, "expires_in": 300 }).to_string();
+        let body =
+            serde_json::json!({ "token": TOKEN, "access_token": TOKEN, "expires_in": 300 }).to_string();
         let mut response = Response::new(full(body.into()));
         insert(response.headers_mut(), header::CONTENT_TYPE, "application/json");
         response
@@ -367,7 +374,10 @@ fn with_fault(bytes: Bytes, fault: Option<Fault>) -> Body {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Range {
-    Part { first: usize, last: usize },
+    Part {
+        first: usize,
+        last: usize,
+    },
     Unsatisfiable,
     /// Several ranges or another unit: a server may answer with everything (RFC 9110, 14.2).
     Ignored,
@@ -383,7 +393,9 @@ fn parse_range(text: &str, total: usize) -> Range {
         (Ok(first), Ok(last)) => (first, last.min(total.saturating_sub(1))),
         (Ok(first), Err(_)) if last.trim().is_empty() => (first, total.saturating_sub(1)),
         (Err(_), Ok(0)) if first.trim().is_empty() => return Range::Unsatisfiable,
-        (Err(_), Ok(count)) if first.trim().is_empty() => (total.saturating_sub(count), total.saturating_sub(1)),
+        (Err(_), Ok(count)) if first.trim().is_empty() => {
+            (total.saturating_sub(count), total.saturating_sub(1))
+        }
         _ => return Range::Ignored,
     };
     if first >= total { Range::Unsatisfiable } else { Range::Part { first, last } }

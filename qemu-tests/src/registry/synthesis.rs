@@ -236,7 +236,13 @@ mod tests {
 
     fn image() -> SyntheticImage {
         let base = Layer::new().directory("data", 0o755).unwrap().file("data/keep", 0o644, b"kept").unwrap();
-        let top = Layer::new().whiteout("data/gone").unwrap().opaque("data/dir").unwrap().link("data/l", "keep").unwrap();
+        let top = Layer::new()
+            .whiteout("data/gone")
+            .unwrap()
+            .opaque("data/dir")
+            .unwrap()
+            .link("data/l", "keep")
+            .unwrap();
         ImageBuilder::new("amd64")
             .config(json!({ "Entrypoint": ["/probe"] }))
             .layer(base, Compression::Gzip)

@@ -33,8 +33,15 @@ pub fn render(report: &Report) -> String {
     for scenario in &report.scenarios {
         case(&mut xml, scenario);
     }
-    let unchanged = if image.unchanged { "/>\n" } else { ">\n    <failure message=\"the base image was written to\"/>\n  </testcase>\n" };
-    let _ = write!(xml, "  <testcase classname=\"cairn\" name=\"base-image-unchanged\" time=\"0.000\"{unchanged}");
+    let unchanged = if image.unchanged {
+        "/>\n"
+    } else {
+        ">\n    <failure message=\"the base image was written to\"/>\n  </testcase>\n"
+    };
+    let _ = write!(
+        xml,
+        "  <testcase classname=\"cairn\" name=\"base-image-unchanged\" time=\"0.000\"{unchanged}"
+    );
     xml.push_str("</testsuite>\n");
     xml
 }
@@ -50,7 +57,12 @@ fn case(xml: &mut String, scenario: &ScenarioReport) {
         let _ = writeln!(xml, "      <property name=\"requirement\" value=\"{}\"/>", escaped(requirement));
     }
     for figure in &scenario.figures {
-        let _ = writeln!(xml, "      <property name=\"{}\" value=\"{:.3}\"/>", escaped(figure.name), figure.value);
+        let _ = writeln!(
+            xml,
+            "      <property name=\"{}\" value=\"{:.3}\"/>",
+            escaped(figure.name),
+            figure.value
+        );
     }
     xml.push_str("    </properties>\n");
     match &scenario.outcome {

@@ -138,7 +138,9 @@ impl Report {
     /// Nothing failed and nothing broke, and the image is what it was. Skipped scenarios do not count against it,
     /// unless nothing else was there.
     pub fn passed(&self) -> bool {
-        let bad = |report: &ScenarioReport| matches!(report.outcome, Outcome::Failed { .. } | Outcome::Broken { .. });
+        let bad = |report: &ScenarioReport| {
+            matches!(report.outcome, Outcome::Failed { .. } | Outcome::Broken { .. })
+        };
         let good = |report: &ScenarioReport| report.outcome == Outcome::Passed;
         self.image.unchanged && self.scenarios.iter().any(good) && !self.scenarios.iter().any(bad)
     }

@@ -48,7 +48,8 @@ pub fn prove(scenarios: &[ScenarioReport]) -> Vec<Proof> {
 }
 
 fn verdict(reports: &[&ScenarioReport]) -> Verdict {
-    let count = |wanted: fn(&Outcome) -> bool| reports.iter().filter(|report| wanted(&report.outcome)).count();
+    let count =
+        |wanted: fn(&Outcome) -> bool| reports.iter().filter(|report| wanted(&report.outcome)).count();
     let passed = count(|outcome| matches!(outcome, Outcome::Passed));
     let skipped = count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
     if passed + skipped < reports.len() {
@@ -79,10 +80,16 @@ mod tests {
             report("two", &["b"], failed),
             report("three", &["c", "d"], skipped),
         ]);
-        let verdicts: Vec<_> = proofs.iter().map(|proof| (proof.requirement.as_str(), proof.verdict)).collect();
+        let verdicts: Vec<_> =
+            proofs.iter().map(|proof| (proof.requirement.as_str(), proof.verdict)).collect();
         assert_eq!(
             verdicts,
-            [("a", Verdict::Proven), ("b", Verdict::NotProven), ("c", Verdict::PartlyProven), ("d", Verdict::NotTried)]
+            [
+                ("a", Verdict::Proven),
+                ("b", Verdict::NotProven),
+                ("c", Verdict::PartlyProven),
+                ("d", Verdict::NotTried)
+            ]
         );
         assert_eq!(proofs[1].scenarios, ["one", "two"]);
     }

@@ -1,11 +1,7 @@
 //! For people: what is going on, and a table at the end. All of it goes to standard error but the table, which
 //! the caller prints where results go.
 
-use super::{
-    Outcome, Report, ScenarioReport,
-    event::Event,
-    requirements::Verdict,
-};
+use super::{Outcome, Report, ScenarioReport, event::Event, requirements::Verdict};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     collections::BTreeMap,
@@ -65,7 +61,9 @@ impl Screen {
             Event::Started { id, title } => {
                 if let Some(bars) = &self.bars {
                     let bar = bars.add(ProgressBar::new_spinner());
-                    if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix} {elapsed} {wide_msg}") {
+                    if let Ok(style) =
+                        ProgressStyle::with_template("  {spinner} {prefix} {elapsed} {wide_msg}")
+                    {
                         bar.set_style(style);
                     }
                     bar.set_prefix(id);
@@ -109,7 +107,8 @@ const fn word(outcome: &Outcome) -> &'static str {
 }
 
 fn row(report: &ScenarioReport) -> String {
-    let mut row = format!("{:7} {:7.1} s  {:22} {}", word(&report.outcome), report.seconds, report.id, report.title);
+    let mut row =
+        format!("{:7} {:7.1} s  {:22} {}", word(&report.outcome), report.seconds, report.id, report.title);
     if let Outcome::Skipped { reason } = &report.outcome {
         let _ = write!(row, " ({reason})");
     }
@@ -133,7 +132,9 @@ pub fn summary(report: &Report) -> String {
     }
     figures(&mut text, &report.scenarios);
     for scenario in &report.scenarios {
-        if let Outcome::Failed { message, artefacts } | Outcome::Broken { message, artefacts } = &scenario.outcome {
+        if let Outcome::Failed { message, artefacts } | Outcome::Broken { message, artefacts } =
+            &scenario.outcome
+        {
             let _ = writeln!(text, "\n{} {}: {message}", word(&scenario.outcome), scenario.id);
             for path in artefacts {
                 let _ = writeln!(text, "  see {}", path.display());
@@ -147,14 +148,22 @@ pub fn summary(report: &Report) -> String {
         (Verdict::NotTried, "not tried"),
         (Verdict::NotProven, "NOT PROVEN"),
     ] {
-        let ids: Vec<_> =
-            report.requirements.iter().filter(|p| p.verdict == verdict).map(|p| p.requirement.as_str()).collect();
+        let ids: Vec<_> = report
+            .requirements
+            .iter()
+            .filter(|p| p.verdict == verdict)
+            .map(|p| p.requirement.as_str())
+            .collect();
         if !ids.is_empty() {
             let _ = writeln!(text, "{name:13} {}", ids.join(" "));
         }
     }
     if !image.unchanged {
-        let _ = writeln!(text, "\nFAILED: the base image was written to; its digest is no longer {}", image.digest);
+        let _ = writeln!(
+            text,
+            "\nFAILED: the base image was written to; its digest is no longer {}",
+            image.digest
+        );
     }
     let count = |wanted: &str| report.scenarios.iter().filter(|s| word(&s.outcome) == wanted).count();
     let _ = writeln!(
@@ -171,7 +180,8 @@ pub fn summary(report: &Report) -> String {
 }
 
 fn figures(text: &mut String, scenarios: &[ScenarioReport]) {
-    let all: Vec<_> = scenarios.iter().flat_map(|s| s.figures.iter().map(move |figure| (s.id, figure))).collect();
+    let all: Vec<_> =
+        scenarios.iter().flat_map(|s| s.figures.iter().map(move |figure| (s.id, figure))).collect();
     if all.is_empty() {
         return;
     }

@@ -66,7 +66,9 @@ impl<'a> Context<'a> {
     /// The shared machine.
     pub fn node(&mut self) -> Result<&mut Node, Stop> {
         // A scenario that needs its own machines and asks for the shared one is declared wrongly.
-        self.shared.as_deref_mut().ok_or_else(|| Stop::failed("this scenario declares that it shares no machine"))
+        self.shared
+            .as_deref_mut()
+            .ok_or_else(|| Stop::failed("this scenario declares that it shares no machine"))
     }
 
     /// The guest channel of the shared machine.

@@ -98,6 +98,10 @@ pub(crate) fn check(condition: bool, message: impl FnOnce() -> String) -> Result
 }
 
 /// Fails unless the two are equal.
-pub(crate) fn check_equal<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, wanted: &T) -> Result<(), Stop> {
+pub(crate) fn check_equal<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: &T,
+    wanted: &T,
+) -> Result<(), Stop> {
     check(found == wanted, || format!("{what} is {found:?}, expected {wanted:?}"))
 }

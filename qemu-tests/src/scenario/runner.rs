@@ -22,7 +22,11 @@ const CORES_FOR_TWO: usize = 4;
 const SHARED: &str = "shared";
 
 /// Runs `selected` and returns their reports in the order of `selected`.
-pub(crate) async fn run_all(lab: &Lab, selected: &[&'static Scenario], events: &Events) -> Vec<ScenarioReport> {
+pub(crate) async fn run_all(
+    lab: &Lab,
+    selected: &[&'static Scenario],
+    events: &Events,
+) -> Vec<ScenarioReport> {
     let (mut shared, own): (Vec<_>, Vec<_>) = selected.iter().copied().partition(|s| s.needs != Needs::Own);
     shared.sort_by_key(|scenario| scenario.needs);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -70,7 +74,10 @@ async fn share(lab: &Lab, scenarios: &[&'static Scenario], events: &Events) -> V
         let bad = matches!(result.outcome, Outcome::Failed { .. } | Outcome::Broken { .. });
         reports.push(result);
         // A scenario that failed half-way has left pods behind; without them the machine is as good as new.
-        if bad && let Some(spoiled) = &mut node && !(spoiled.is_running() && spoiled.guest().sweep().await.is_ok()) {
+        if bad
+            && let Some(spoiled) = &mut node
+            && !(spoiled.is_running() && spoiled.guest().sweep().await.is_ok())
+        {
             node = None;
         }
     }
@@ -105,9 +112,8 @@ async fn run_one(
     let limit = lab.pace().scale(BUDGET) * scenario.budget;
     let mut context = Context::new(lab, node.as_deref_mut(), scenario.id, events.clone());
     let ended = tokio::time::timeout(limit, (scenario.run)(&mut context)).await;
-    let result = ended.unwrap_or_else(|_| {
-        Err(Stop::failed(format!("not finished within {:.0} s", limit.as_secs_f64())))
-    });
+    let result = ended
+        .unwrap_or_else(|_| Err(Stop::failed(format!("not finished within {:.0} s", limit.as_secs_f64()))));
     let during = context.current_step().map(str::to_owned);
     let recorded = context.finish();
     match result {
@@ -157,10 +163,15 @@ fn report(
 fn own_directories(work: &Path, id: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(work) else { return Vec::new() };
     let is_own = |name: &str| {
-        name.strip_prefix(id).and_then(|rest| rest.strip_prefix('-')).is_some_and(|rest| rest.parse::<u32>().is_ok())
+        name.strip_prefix(id)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(|rest| rest.parse::<u32>().is_ok())
     };
-    let mut found: Vec<_> =
-        entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_own)).map(|e| e.path()).collect();
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_own))
+        .map(|e| e.path())
+        .collect();
     found.sort();
     found
 }
@@ -195,6 +206,9 @@ mod tests {
         for name in ["boot-1", "boot-2", "boot-again-1", "boot", "shared-1"] {
             std::fs::create_dir(work.path().join(name)).unwrap();
         }
-        assert_eq!(own_directories(work.path(), "boot"), [work.path().join("boot-1"), work.path().join("boot-2")]);
+        assert_eq!(
+            own_directories(work.path(), "boot"),
+            [work.path().join("boot-1"), work.path().join("boot-2")]
+        );
     }
 }

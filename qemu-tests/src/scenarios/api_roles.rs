@@ -31,7 +31,9 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     context.step("try to look with a certificate of another CA");
     let stranger = Identity::generate()?;
     let stranger = Guest::new(&Address::new(port, &identity.ca, &stranger.admin)?, pace);
-    check(stranger.status().await.is_err(), || "a client certificate of an unknown CA was accepted".to_owned())?;
+    check(stranger.status().await.is_err(), || {
+        "a client certificate of an unknown CA was accepted".to_owned()
+    })?;
 
     context.step("the administrator still may");
     context.guest()?.version().await.map(drop)
@@ -41,9 +43,13 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 fn refused<T>(what: &str, result: Result<T, Stop>) -> Result<(), Stop> {
     match result {
         Ok(_) => Err(Stop::failed(format!("a reader may {what}"))),
-        Err(Stop::Failed(message)) => check(message.contains("PermissionDenied") || message.contains("permission"), || {
-            format!("a reader that tries to {what} is told something else than PermissionDenied: {message}")
-        }),
+        Err(Stop::Failed(message)) => {
+            check(message.contains("PermissionDenied") || message.contains("permission"), || {
+                format!(
+                    "a reader that tries to {what} is told something else than PermissionDenied: {message}"
+                )
+            })
+        }
         Err(other) => Err(other),
     }
 }

@@ -22,7 +22,10 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     check_equal("the root hash the kernel verifies against", &status.root_hash, &manifest.root_hash)?;
     check_equal("the kernel", &status.kernel, &manifest.release.kernel)?;
     check(status.image_version.contains(&manifest.release.version), || {
-        format!("the node runs image version {}, the manifest says {}", status.image_version, manifest.release.version)
+        format!(
+            "the node runs image version {}, the manifest says {}",
+            status.image_version, manifest.release.version
+        )
     })?;
 
     context.step("ask the runtime for its version");

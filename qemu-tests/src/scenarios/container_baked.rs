@@ -19,7 +19,8 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 
     context.step("the image is there");
     let image = guest.image(&lab.probe.reference).await?;
-    let image = image.ok_or_else(|| Stop::failed(format!("the runtime does not know {}", lab.probe.reference)))?;
+    let image =
+        image.ok_or_else(|| Stop::failed(format!("the runtime does not know {}", lab.probe.reference)))?;
     check_equal("the image id", &image.id, &lab.probe.id.to_string())?;
 
     context.step("run a pod");

@@ -45,13 +45,16 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     context.step("remove the images");
     for reference in &references {
         guest.remove_image(reference).await?;
-        check(guest.image(reference).await?.is_none(), || format!("{reference} was removed and is still there"))?;
+        check(guest.image(reference).await?.is_none(), || {
+            format!("{reference} was removed and is still there")
+        })?;
     }
     // CRI: removing what is not there is no error.
     guest.remove_image(&references[0]).await
 }
 
 fn blobs(context: &Context<'_>) -> usize {
-    let is_fetch = |r: &&crate::registry::RequestRecord| r.method == http::Method::GET && r.path.contains("/blobs/");
+    let is_fetch =
+        |r: &&crate::registry::RequestRecord| r.method == http::Method::GET && r.path.contains("/blobs/");
     context.lab().registry.requests().iter().filter(is_fetch).count()
 }

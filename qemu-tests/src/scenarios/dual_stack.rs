@@ -1,7 +1,7 @@
 //! The node's own addresses.
 
-use crate::scenario::{Context, Needs, Scenario, Stop, check, check_equal};
 use crate::guest::identity::NODE_NAME;
+use crate::scenario::{Context, Needs, Scenario, Stop, check, check_equal};
 use std::{net::IpAddr, time::Duration};
 
 pub(super) static SCENARIO: Scenario = Scenario {
@@ -30,11 +30,14 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
             .collect();
         let ipv4 = addresses.iter().any(IpAddr::is_ipv4);
         // QEMU's router advertises a site-local prefix (fec0::/64); link-local does not count.
-        let ipv6 = addresses.iter().any(|address| matches!(address, IpAddr::V6(v6) if !v6.is_unicast_link_local()));
+        let ipv6 =
+            addresses.iter().any(|address| matches!(address, IpAddr::V6(v6) if !v6.is_unicast_link_local()));
         if ipv4 && ipv6 {
             return Ok(());
         }
-        check(deadline.is_open(), || format!("the network card has only {addresses:?}: {:?}", status.interfaces))?;
+        check(deadline.is_open(), || {
+            format!("the network card has only {addresses:?}: {:?}", status.interfaces)
+        })?;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }

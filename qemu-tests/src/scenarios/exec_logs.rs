@@ -19,7 +19,8 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let probe = &context.lab().probe;
     let program = probe.program();
     let pod = guest.pod("exec").run().await?;
-    let main = pod.container("main", &probe.reference).args(["pause"]).env("GREETING", "hello").start().await?;
+    let main =
+        pod.container("main", &probe.reference).args(["pause"]).env("GREETING", "hello").start().await?;
 
     context.step("exec");
     let output = main.exec(&[&program, "echo", "to stdout"]).await?;

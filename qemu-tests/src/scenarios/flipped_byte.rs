@@ -42,7 +42,8 @@ pub(super) static DATA: Scenario = Scenario {
 /// Every dynamically linked program reads it, systemd first.
 const READ_AT_BOOT: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
 /// What the kernel's dm-verity says, in the order in which it says it.
-const CAUGHT: [&str; 3] = ["is corrupted", "dm-verity device corrupted", "dm-verity device has corrupted blocks"];
+const CAUGHT: [&str; 3] =
+    ["is corrupted", "dm-verity device corrupted", "dm-verity device has corrupted blocks"];
 
 async fn refused(context: &mut Context<'_>, offset: u64) -> Result<(), Stop> {
     let start = context.lab().image.partition(PartitionRole::RootA)?.offset;

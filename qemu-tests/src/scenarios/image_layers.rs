@@ -24,9 +24,12 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let container = pod.container("main", &pulled).args(["pause"]).start().await?;
 
     let program = lab.probe.program();
-    for (path, wanted) in
-        [("/data/keep", "kept"), ("/data/changed", "new"), ("/data/link", "kept"), ("/data/opaque/new", "new")]
-    {
+    for (path, wanted) in [
+        ("/data/keep", "kept"),
+        ("/data/changed", "new"),
+        ("/data/link", "kept"),
+        ("/data/opaque/new", "new"),
+    ] {
         context.step(format!("read {path}"));
         let text = container.exec(&[&program, "cat", path]).await?.success()?;
         check_equal(path, &text.trim_end(), &wanted)?;

@@ -41,9 +41,12 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 
     context.step("look at the mounts");
     let mounts = host.read("/proc/1/mounts").await?;
-    let of = |point: &str| mounts.lines().rfind(|line| line.split(' ').nth(1) == Some(point)).unwrap_or_default();
+    let of =
+        |point: &str| mounts.lines().rfind(|line| line.split(' ').nth(1) == Some(point)).unwrap_or_default();
     let root = of("/");
-    check(root.contains(" squashfs ro") && root.starts_with("/dev/"), || format!("/ is mounted as `{root}`"))?;
+    check(root.contains(" squashfs ro") && root.starts_with("/dev/"), || {
+        format!("/ is mounted as `{root}`")
+    })?;
     let etc = of("/etc");
     check(etc.contains(" overlay "), || format!("/etc is mounted as `{etc}`, expected an overlay"))?;
 

@@ -33,14 +33,18 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     open.sort_unstable();
     open.dedup();
     check(open == [MANAGEMENT_PORT], || {
-        format!("TCP ports {open:?} listen on addresses that can be reached from outside; only {MANAGEMENT_PORT} should")
+        format!(
+            "TCP ports {open:?} listen on addresses that can be reached from outside; only {MANAGEMENT_PORT} should"
+        )
     })?;
 
     context.step("knock from the host");
     let wait = guest.pace().scale(Duration::from_secs(2));
     let management = context.node()?.port(MANAGEMENT_PORT)?;
     // Shows that the knocking can tell an open port from a closed one.
-    check(stays_open(management, wait).await, || "the management port hung up on a silent client".to_owned())?;
+    check(stays_open(management, wait).await, || {
+        "the management port hung up on a silent client".to_owned()
+    })?;
     for port in CLOSED_PORTS {
         let host_port = context.node()?.port(port)?;
         check(!stays_open(host_port, wait).await, || format!("port {port} answers"))?;
@@ -67,7 +71,10 @@ fn listening(table: &str) -> Vec<u16> {
 fn is_loopback(hex: &str) -> bool {
     match hex.len() {
         8 => hex.ends_with("7F"),
-        _ => hex == "00000000000000000000000001000000" || (hex.starts_with("0000000000000000FFFF0000") && hex.ends_with("7F")),
+        _ => {
+            hex == "00000000000000000000000001000000"
+                || (hex.starts_with("0000000000000000FFFF0000") && hex.ends_with("7F"))
+        }
     }
 }
 

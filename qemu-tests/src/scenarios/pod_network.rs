@@ -83,7 +83,13 @@ async fn until_ok(guest: &Guest, client: &Container, command: &[&str]) -> Result
             return Ok(());
         }
         check(deadline.is_open(), || {
-            format!("`{}` fails with {}: {}{}", command[1..].join(" "), output.code, output.stdout, output.stderr)
+            format!(
+                "`{}` fails with {}: {}{}",
+                command[1..].join(" "),
+                output.code,
+                output.stdout,
+                output.stderr
+            )
         })?;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }

@@ -27,7 +27,9 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let patience = guest.pace().scale(Duration::from_secs(3));
 
     context.step("nothing answers yet");
-    check(conversation(port, patience).await.is_err(), || "the host port answers before there is a pod".to_owned())?;
+    check(conversation(port, patience).await.is_err(), || {
+        "the host port answers before there is a pod".to_owned()
+    })?;
 
     context.step("run a pod that publishes a port");
     let pod = guest.pod("published").port(PUBLISHED_PORT, 8080).run().await?;
@@ -45,7 +47,9 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 
     context.step("remove the pod");
     pod.remove().await?;
-    check(conversation(port, patience).await.is_err(), || "the host port answers after the pod is gone".to_owned())
+    check(conversation(port, patience).await.is_err(), || {
+        "the host port answers after the pod is gone".to_owned()
+    })
 }
 
 /// Says something and wants an answer: QEMU accepts connections that the guest then refuses.
