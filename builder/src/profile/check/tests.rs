@@ -21,9 +21,25 @@ fn checked(text: &str) -> Report {
     check_profile(&Resolved::load(&path).unwrap_or_else(|error| panic!("{text}: {error}")))
 }
 
-/// For each check: profiles that trip it with the key it must name, and near misses that trip nothing at all.
-const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
-    (
+/// One check's table.
+struct Case {
+    check: &'static str,
+    /// Profiles that trip it and nothing else, with the key it must name.
+    mistakes: &'static [(&'static str, &'static str)],
+    /// Profiles that come near and trip nothing at all.
+    near_misses: &'static [&'static str],
+}
+
+const fn case(
+    check: &'static str,
+    mistakes: &'static [(&'static str, &'static str)],
+    near_misses: &'static [&'static str],
+) -> Case {
+    Case { check, mistakes, near_misses }
+}
+
+const CASES: &[Case] = &[
+    case(
         "kernel.cmdline-reserved",
         &[
             ("[kernel]\ncmdline = ['roothash=00']", "kernel.cmdline"),
@@ -32,7 +48,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[kernel]\ncmdline = ['quiet', 'rootwait']"],
     ),
-    (
+    case(
         "kernel.hugepages",
         &[
             ("[kernel]\nhugepages = [{ size = '4 MiB', count = 1 }]", "kernel.hugepages[0].size"),
@@ -44,7 +60,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[kernel]\nhugepages = [{ size = '2 MiB', count = 1 }, { size = '1 GiB', count = 2 }]"],
     ),
-    (
+    case(
         "kernel.isolated-cpus",
         &[
             ("[kernel]\nisolated_cpus = '2-3'", "kubelet.cpu_manager"),
@@ -52,7 +68,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[kernel]\nisolated_cpus = '2-3,10'\n[kubelet]\ncpu_manager = 'static'"],
     ),
-    (
+    case(
         "kernel.realtime",
         &[
             ("[kernel]\nrealtime = true", "kernel.package"),
@@ -60,7 +76,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[kernel]\nrealtime = true\npackage = 'linux-image-rt-amd64'"],
     ),
-    (
+    case(
         "kernel.dropped-modules",
         &[
             ("[kernel]\ndrop_modules = ['fs/nfs']\nmodules = ['nfs']", "kernel.drop_modules"),
@@ -72,7 +88,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[kernel]\ndrop_modules = ['sound', 'drivers/gpu', 'fs/nfsd']\nmodules = ['nfs']"],
     ),
-    (
+    case(
         "kernel.initrd-modules",
         &[
             ("[kernel]\ninitrd_modules = { remove = ['dm-verity'] }", "kernel.initrd_modules"),
@@ -80,7 +96,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[kernel]\ninitrd_modules = ['dm_*', 'squashfs', 'overlay', 'nvme*']"],
     ),
-    (
+    case(
         "kernel.sysctl",
         &[
             (
@@ -99,7 +115,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[kernel.sysctl]\n'net.ipv4.ip_forward' = 0",
         ],
     ),
-    (
+    case(
         "packages.systemd",
         &[
             ("[packages]\ninstall = ['systemd']", "packages.install"),
@@ -108,12 +124,12 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[packages]\nboot = ['systemd-boot-efi']"],
     ),
-    (
+    case(
         "packages.exclude",
         &[("[packages]\nexclude = ['udev']", "packages.exclude")],
         &["[packages]\nexclude = ['debconf']"],
     ),
-    (
+    case(
         "users.numbers",
         &[
             ("[users.a]\nuid = 1\n[groups.a]\ngid = 1\n[users.b]\nuid = 1\ngroup = 'a'", "users.b.uid"),
@@ -123,7 +139,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[users.a]\nuid = 1\n[groups.a]\ngid = 1\n[groups.b]\ngid = 2\nmembers = ['a']"],
     ),
-    (
+    case(
         "components.paths",
         &[("[components.a]\npath = '/x'\n[components.b]\npath = '/y'\nlinks = ['/x']", "components.b")],
         &[
@@ -131,12 +147,12 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[components.a]\npath = '/x'\nenabled = false\n[components.b]\npath = '/x'",
         ],
     ),
-    (
+    case(
         "runtime.cgroup-driver",
         &[("[kubelet.config]\ncgroupDriver = 'cgroupfs'", "kubelet.config.cgroupDriver")],
         &["[kubelet.config]\ncgroupDriver = 'cgroupfs'\n[runtime]\ncgroup_driver = 'cgroupfs'"],
     ),
-    (
+    case(
         "runtime.endpoint",
         &[(
             "[kubelet.config]\ncontainerRuntimeEndpoint = 'unix:///run/x.sock'",
@@ -144,7 +160,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         )],
         &["[kubelet.config]\ncontainerRuntimeEndpoint = 'unix:///run/cairn/cri.sock'"],
     ),
-    (
+    case(
         "runtime.images",
         &[("[runtime]\nsandbox_image = 'r.io/pause:3'", "runtime.sandbox_image")],
         &[
@@ -152,7 +168,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[runtime]\nsandbox_image = 'r.io/pause:3'\n[images]\nbake = [{ name = 'r.io/pause:3', component = 'x' }]",
         ],
     ),
-    (
+    case(
         "images.names",
         &[
             (
@@ -163,7 +179,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[images]\nbake = [{ name = 'r.io/a:1', path = 'here' }, { name = 'r.io/a:2', component = 'x' }]"],
     ),
-    (
+    case(
         "kubelet.binary",
         &[
             ("[kubelet]\nurl = 'https://h/k'", "kubelet.sha256"),
@@ -179,22 +195,22 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[kubelet]\nurl = 'https://h/k'\nsha256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'",
         ],
     ),
-    (
+    case(
         "kubelet.static-cpus",
         &[("[kubelet]\ncpu_manager = 'static'\nreserved = { cpu = '0m' }", "kubelet.reserved.cpu")],
         &["[kubelet]\ncpu_manager = 'static'", "[kubelet]\nreserved = { cpu = '0' }"],
     ),
-    (
+    case(
         "kubelet.alpha",
         &[("[kubelet.config.featureGates]\nAllAlpha = true", "kubelet.config.featureGates.AllAlpha")],
         &["[kubelet.config.featureGates]\nAllAlpha = false\nOther = true"],
     ),
-    (
+    case(
         "security.reachable",
         &[("[security]\nconsole = 'none'\napi = 'off'", "security.console")],
         &["[security]\nconsole = 'none'", "[security]\napi = 'off'"],
     ),
-    (
+    case(
         "security.secure-boot",
         &[
             (
@@ -208,7 +224,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[security]\nsecure_boot = { key = 'here', certificate = 'here' }"],
     ),
-    (
+    case(
         "network.plugins",
         &[
             ("[network]\ntype = 'cilium'", "network.type"),
@@ -216,7 +232,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[network.networks.s]\ntype = 'bridge'\nconfig = { bridge = 'cni1' }"],
     ),
-    (
+    case(
         "network.ranges",
         &[
             ("[network]\npod_cidrs = ['10.0.0.0/16', '10.0.1.0/24']", "network.pod_cidrs[1]"),
@@ -225,7 +241,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[network]\npod_cidrs = ['10.0.0.0/29', 'fd00::/125']"],
     ),
-    (
+    case(
         "network.mtu",
         &[
             ("[network]\nmtu = 1000\npod_cidrs = ['fd00::/64']", "network.mtu"),
@@ -233,7 +249,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[network]\nmtu = 1000", "[network]\nmtu = 1280\npod_cidrs = ['fd00::/64']"],
     ),
-    (
+    case(
         "network.bridge",
         &[
             ("[network]\nbridge = 'a-name-too-long-for-linux'", "network.bridge"),
@@ -241,7 +257,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[network]\nbridge = 'br-pods.0'"],
     ),
-    (
+    case(
         "storage.iscsi",
         &[
             ("[storage]\niscsi = true\n[kernel]\nmodules = ['iscsi_tcp']", "packages.install"),
@@ -251,7 +267,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[storage]\niscsi = true\n[kernel]\nmodules = ['iscsi-tcp']\n[packages]\ninstall = { add = ['open-iscsi'] }",
         ],
     ),
-    (
+    case(
         "storage.nfs",
         &[
             ("[storage]\nnfs = true\n[kernel]\nmodules = ['nfs']", "packages.install"),
@@ -261,7 +277,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[storage]\nnfs = true\n[kernel]\nmodules = ['nfs']\n[packages]\ninstall = { add = ['nfs-common'] }",
         ],
     ),
-    (
+    case(
         "storage.encryption",
         &[
             ("[storage]\nencryption = true\n[kernel]\nmodules = ['dm-crypt']", "packages.install"),
@@ -274,7 +290,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
             "[storage]\nencryption = true\n[kernel]\nmodules = ['dm_crypt']\n[packages]\ninstall = { add = ['cryptsetup-bin'] }",
         ],
     ),
-    (
+    case(
         "disk.budgets",
         &[
             ("[test.budgets]\nroot = '300 MiB'", "test.budgets.root"),
@@ -283,7 +299,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[test.budgets]\nroot = '256 MiB'\nuki = '62 MiB'\nraw_allocated = '300 MiB'"],
     ),
-    (
+    case(
         "disk.alignment",
         &[
             ("[disk]\nslot_size = '100 MB'", "disk.slot_size"),
@@ -293,7 +309,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[disk]\nverity_size = '3 MiB'\nesp_size = '33 MiB'"],
     ),
-    (
+    case(
         "disk.compression",
         &[
             ("[disk]\nsquashfs_level = 23", "disk.squashfs_level"),
@@ -303,7 +319,7 @@ const CASES: &[(&str, &[(&str, &str)], &[&str])] = &[
         ],
         &["[disk]\nsquashfs_level = 22\ninitrd_level = 1\nsquashfs_block = '1 MiB'"],
     ),
-    (
+    case(
         "disk.formats",
         &[("[disk]\nformats = []", "disk.formats"), ("[disk]\nformats = ['raw', 'raw']", "disk.formats")],
         &["[disk]\nformats = ['raw', 'qcow2']"],
@@ -318,12 +334,12 @@ fn the_good_profile_is_good() {
 
 #[test]
 fn every_check_is_tripped_by_its_mistake_alone() {
-    for (id, mistakes, near_misses) in CASES {
+    for Case { check, mistakes, near_misses } in CASES {
         for (text, key) in *mistakes {
             let report = checked(text);
             let found: Vec<(&str, &str)> =
                 report.findings.iter().map(|found| (found.check, found.finding.key.as_str())).collect();
-            assert_eq!(found, [(*id, *key)], "{text}");
+            assert_eq!(found, [(*check, *key)], "{text}");
         }
         for text in *near_misses {
             assert_eq!(checked(text).findings, [], "{text}");
@@ -361,7 +377,7 @@ fn names_are_unique_and_every_check_is_tested() {
     for check in PROFILE_CHECKS.iter().copied().flatten() {
         assert!(seen.insert(check.id), "{} twice", check.id);
         assert!(
-            elsewhere.contains(&check.id) || CASES.iter().any(|(id, ..)| *id == check.id),
+            elsewhere.contains(&check.id) || CASES.iter().any(|case| case.check == check.id),
             "{} untested",
             check.id
         );

@@ -27,18 +27,13 @@ pub enum ProfileError {
     #[error("{0}")]
     Text(Box<Diagnostic>),
     /// The chain of `extends` comes back to where it was.
-    #[error("{}", cycle(.chain, .at))]
+    #[error("{at}")]
     Cycle {
         /// Names, the first again at the end.
         chain: Vec<String>,
         /// The `extends` that closes it.
         at: Box<Diagnostic>,
     },
-}
-
-fn cycle(chain: &[String], at: &Diagnostic) -> String {
-    debug_assert!(chain.len() > 1);
-    at.to_string()
 }
 
 impl ProfileError {
