@@ -125,21 +125,18 @@ fn the_closure_is_apts() {
         Err(error) => return println!("skipped: no usable apt: {error}"),
     };
     let mut wrong = Vec::new();
-    for set in SETS {
+    let essential = [(&["systemd"][..], true)];
+    for (set, essential) in SETS.iter().map(|set| (*set, false)).chain(essential) {
         let wanted: Vec<_> = set.iter().map(ToString::to_string).collect();
-        let request = Request {
-            wanted: &wanted,
-            excluded: &BTreeSet::new(),
-            essential: false,
-            architecture: ARCHITECTURE,
-        };
+        let request =
+            Request { wanted: &wanted, excluded: &BTreeSet::new(), essential, architecture: ARCHITECTURE };
         let resolution = resolve(&archive.index, request).unwrap();
         let ours: BTreeMap<_, _> = resolution
             .packages
             .iter()
             .map(|package| (package.name.to_string(), package.version.to_string()))
             .collect();
-        let theirs = apt.closure(set);
+        let theirs = apt.closure(&[set, if essential { &["?essential"] } else { &[] }].concat());
         let only = |a: &BTreeMap<String, String>, b: &BTreeMap<String, String>| {
             a.iter()
                 .filter(|(name, version)| b.get(*name) != Some(version))

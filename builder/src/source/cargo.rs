@@ -109,8 +109,17 @@ pub fn build(
     progress: &Progress<'_>,
 ) -> Result<Vec<Program>, CargoError> {
     let tools = Tools::find(workspace)?;
-    let metadata = tools.metadata()?;
-    let places = Places::of(&metadata, &tools)?;
+    // Three processes that wait for disks more than they compute.
+    let (metadata, toolchain) = std::thread::scope(|scope| {
+        let metadata = scope.spawn(|| tools.metadata());
+        let toolchain = tools.toolchain();
+        (
+            metadata.join().unwrap_or_else(|_| Err(unexpected("cargo metadata", "a panic".to_owned()))),
+            toolchain,
+        )
+    });
+    let (metadata, toolchain) = (metadata?, toolchain?);
+    let places = Places::of(&metadata, toolchain);
     let mut arguments: Vec<String> =
         ["build", "--locked", "--bins", "--profile", PROFILE, "--target", TARGET].map(str::to_owned).into();
     arguments.push("--message-format=json-render-diagnostics".to_owned());
@@ -192,9 +201,16 @@ impl Tools {
         serde_json::from_str(&answer.concat()).map_err(|error| unexpected(shown, error.to_string()))
     }
 
+    fn toolchain(&self) -> Result<Toolchain, CargoError> {
+        let sysroot = PathBuf::from(self.rustc("--print=sysroot")?.trim());
+        let version = self.rustc("-vV")?;
+        let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).unwrap_or("unknown");
+        Ok(Toolchain { sysroot, commit: commit.to_owned() })
+    }
+
     fn rustc(&self, argument: &str) -> Result<String, CargoError> {
         let mut command = Command::new(&self.rustc);
-        command.current_dir(&self.directory).args(argument.split(' '));
+        command.current_dir(&self.directory).arg(argument);
         let output = command.output().map_err(|source| CargoError::NotFound {
             program: self.rustc.clone(),
             variable: "RUSTC",
@@ -202,6 +218,12 @@ impl Tools {
         })?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+/// Where the compiler is, and which.
+struct Toolchain {
+    sysroot: PathBuf,
+    commit: String,
 }
 
 fn unexpected(command: &str, why: String) -> CargoError {
@@ -227,7 +249,7 @@ struct MetadataPackage {
 struct Places(Vec<(PathBuf, String)>);
 
 impl Places {
-    fn of(metadata: &Metadata, tools: &Tools) -> Result<Self, CargoError> {
+    fn of(metadata: &Metadata, toolchain: Toolchain) -> Self {
         let mut places = BTreeMap::new();
         for package in &metadata.packages {
             // Registry crates lie side by side, in a directory named after whichever mirror they came from.
@@ -245,16 +267,14 @@ impl Places {
         if let Some(home) = home("CARGO_HOME", ".cargo") {
             places.entry(home).or_insert_with(|| "/cargo".to_owned());
         }
-        let sysroot = PathBuf::from(tools.rustc("--print sysroot")?.trim());
-        let version = tools.rustc("-vV")?;
-        let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).unwrap_or("unknown");
+        let Toolchain { sysroot, commit } = toolchain;
         // With rust-src installed, the compiler turns the fixed names of the standard library's sources into these.
         places.insert(sysroot.join("lib/rustlib/src/rust"), format!("/rustc/{commit}"));
         places.insert(sysroot, "/rust".to_owned());
         places.insert(metadata.workspace_root.clone(), "/cairn".to_owned());
         let mut places: Vec<_> = places.into_iter().collect();
         places.sort_by_key(|(path, _)| path.as_os_str().len());
-        Ok(Self(places))
+        Self(places)
     }
 
     fn rust_flags(&self) -> Vec<String> {
@@ -402,17 +422,15 @@ mod tests {
             }],
             workspace_root: "/w".into(),
         };
-        let tools = Tools { cargo: "cargo".to_owned(), rustc: "rustc".to_owned(), directory: "/".into() };
-        let Ok(places) = Places::of(&metadata, &tools) else {
-            println!("skipped: no rustc on this machine");
-            return;
-        };
+        let toolchain = Toolchain { sysroot: "/rust/1".into(), commit: "abc".to_owned() };
+        let places = Places::of(&metadata, toolchain);
         let flags = places.rust_flags();
         let position = |flag: &str| flags.iter().position(|other| other == flag).unwrap();
         assert!(
             position("--remap-path-prefix=/w=/cairn")
                 < position("--remap-path-prefix=/w/.cargo/registry/src/mirror-1=/cargo/registry")
         );
+        assert!(flags.iter().any(|flag| flag.ends_with("/rust/1/lib/rustlib/src/rust=/rustc/abc")));
     }
 
     #[test]

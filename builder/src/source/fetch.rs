@@ -238,13 +238,14 @@ impl Fetcher {
         let mut transfer = Transfer::resume(part, progress)?;
         loop {
             let resumed = transfer.length > 0;
-            if Some(transfer.length) != download.size {
+            // An interrupted build may have left all of it, only without its final name.
+            if !resumed || transfer.digest() != download.digest {
                 retried(&download.url, progress, async |received| {
                     self.receive(download, &mut transfer, received, progress).await
                 })
                 .await?;
             }
-            let found = Sha256Digest::new(transfer.hash.clone().finalize().into());
+            let found = transfer.digest();
             if found == download.digest {
                 transfer.part.finish()?;
                 progress(Event::Downloaded(&download.what));
@@ -392,6 +393,10 @@ impl Transfer {
             progress(Event::Received(length));
         }
         Ok(Self { part, hash, length })
+    }
+
+    fn digest(&self) -> Sha256Digest {
+        Sha256Digest::new(self.hash.clone().finalize().into())
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), StorageError> {

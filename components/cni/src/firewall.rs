@@ -4,10 +4,10 @@
 //! table inet cairn_cni {
 //!     chain prerouting  { type nat hook prerouting priority dstnat;   fib daddr type local jump hostports }
 //!     chain output      { type nat hook output priority dstnat;       fib daddr type local jump hostports }
-//!     chain postrouting { type nat hook postrouting priority srcnat;  jump hairpin; multicast return; jump masquerade }
+//!     chain postrouting { type nat hook postrouting priority srcnat;  jump hairpin; multicast return; jump masquerading }
 //!     chain hostports   { one rule per host port }
 //!     chain hairpin     { source NAT that a forwarded connection needs }
-//!     chain masquerade  { one rule per pod address }
+//!     chain masquerading { one rule per pod address }
 //! }
 //! ```
 //!
@@ -38,7 +38,7 @@ pub const HOSTPORTS: Chain = chain("hostports", Hook::None);
 /// Source NAT of forwarded connections.
 pub const HAIRPIN: Chain = chain("hairpin", Hook::None);
 /// Source NAT of connections that pods open.
-pub const MASQUERADE: Chain = chain("masquerade", Hook::None);
+pub const MASQUERADE: Chain = chain("masquerading", Hook::None);
 
 /// A listed rule may be deleted by another plugin's run before ours gets to it; then we look again.
 const ATTEMPTS: usize = 20;

@@ -117,6 +117,18 @@ fn a_foreign_part_does_not_spoil_the_download() {
 }
 
 #[test]
+fn a_part_that_is_whole_is_not_asked_for_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (url, requests) = serve(|_, _| ok(b"good"));
+    let fetcher = fetcher(directory.path());
+    let wanted = Download { size: None, ..download(&url, b"good") };
+    let path = fetcher.cache().blob(&wanted.digest);
+    std::fs::write(path.with_extension("part"), b"good").unwrap();
+    fetcher.blobs(&[wanted], &|_| {}).unwrap();
+    assert_eq!((std::fs::read(path).unwrap().as_slice(), requests.load(Ordering::SeqCst)), (&b"good"[..], 0));
+}
+
+#[test]
 fn faults_that_pass_are_retried_and_others_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let fetcher = fetcher(directory.path());

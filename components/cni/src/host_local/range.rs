@@ -60,7 +60,7 @@ pub enum RangeError {
     Mixed,
     /// Two ranges of a set share addresses.
     #[error("subnets {0} and {1} overlap")]
-    Overlap(Range, Range),
+    Overlap(Box<Range>, Box<Range>),
 }
 
 impl Range {
@@ -124,7 +124,7 @@ impl RangeSet {
         }
         for (index, range) in ranges.iter().enumerate() {
             if let Some(other) = ranges[index + 1..].iter().find(|other| range.overlaps(other)) {
-                return Err(RangeError::Overlap(*range, *other));
+                return Err(RangeError::Overlap(Box::new(*range), Box::new(*other)));
             }
         }
         Ok(Self(ranges))

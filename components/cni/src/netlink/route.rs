@@ -412,7 +412,7 @@ impl RouteSocket {
         let mut routes = Vec::new();
         for family in [AF_INET, AF_INET6] {
             let answers = self.0.dump(&Message::new(RTM_GETROUTE, 0, &route_header(family, 0, 0, 0)))?;
-            routes.extend(answers.iter().filter_map(|answer| parse_route(answer)));
+            routes.extend(answers.iter().filter_map(parse_route));
         }
         Ok(routes)
     }

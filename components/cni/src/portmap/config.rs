@@ -107,7 +107,9 @@ impl PortmapConfig {
         match document.backend.as_deref() {
             None | Some("" | "nftables") => {}
             Some("iptables") => {
-                return unsupported("`backend` iptables is not supported here; leave it out, or say nftables");
+                return unsupported(
+                    "`backend` iptables is not supported here; leave it out, or say nftables",
+                );
             }
             Some(other) => return Err(CniError::config(format!("unrecognized backend {other:?}"))),
         }

@@ -235,7 +235,9 @@ impl Cgroup {
 /// Makes a cgroup v1 directory and those above it. A new cpuset is empty and takes no process (ENOSPC): each gets
 /// what the one above has.
 fn make_per_controller(directory: &Path) -> io::Result<()> {
-    if directory.exists() || directory == Path::new(ROOT) {
+    let files = ["cpuset.cpus", "cpuset.mems"];
+    let empty = |file: &str| fs::read_to_string(directory.join(file)).is_ok_and(|set| set.trim().is_empty());
+    if directory == Path::new(ROOT) || directory.exists() && !files.into_iter().any(empty) {
         return Ok(());
     }
     let Some(above) = directory.parent() else { return Ok(()) };
@@ -244,7 +246,7 @@ fn make_per_controller(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    for file in ["cpuset.cpus", "cpuset.mems"] {
+    for file in files {
         if let Ok(set) = fs::read_to_string(above.join(file)) {
             fs::write(directory.join(file), set.trim())?;
         }

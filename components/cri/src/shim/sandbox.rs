@@ -8,9 +8,10 @@
 
 use crate::{cgroup::Cgroup, protocol::PodSetup};
 use rustix::{
+    fs::{Mode, OFlags},
     mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, WaitOptions, waitpid},
+    process::{Pid, WaitOptions, wait, waitpid},
     thread::{UnshareFlags, unshare_unsafe},
 };
 use std::{
@@ -196,6 +197,12 @@ fn start_pause(setup: &PodSetup) -> io::Result<i32> {
             unsafe { libc::fork() }
         };
         if pause == 0 {
+            // The daemon reads our output to its end: the pause process must not keep it open.
+            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty());
+            if let Ok(null) = null {
+                let _ = rustix::stdio::dup2_stdout(&null);
+                let _ = rustix::stdio::dup2_stderr(&null);
+            }
             let arguments = [program.as_ptr(), c"pause".as_ptr(), std::ptr::null()];
             // SAFETY: both are null-terminated and live until exec replaces the process, or `_exit` ends it.
             unsafe {
@@ -223,7 +230,7 @@ fn start_pause(setup: &PodSetup) -> io::Result<i32> {
 /// `cairn-shim pause`: the first process of a shared PID namespace. It reaps what is orphaned there, for ever.
 pub fn pause() -> ! {
     loop {
-        match waitpid(None, WaitOptions::empty()) {
+        match wait(WaitOptions::empty()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             // No children: sleep until there may be one. A signal is no way to learn of it, since the first
             // process of a namespace ignores those it has no handler for.

@@ -18,7 +18,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, set_child_subreaper, waitpid},
+    process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, set_child_subreaper, wait},
 };
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ use std::{
 };
 
 /// File name of the shim's socket in the pod's run directory.
-pub const SOCKET: &str = "shim.sock";
+pub(super) const SOCKET: &str = "shim.sock";
 
 /// `cairn-shim serve SETUP.json`. The result is the exit status.
 pub fn serve(setup: &Path) -> u8 {
@@ -147,7 +147,7 @@ impl Shim {
 
     fn run(&mut self) {
         while !self.ending || self.connections.values().any(|connection| !connection.outbox.is_empty()) {
-            let ready = self.wait();
+            let ready = self.sleep();
             for source in ready {
                 match source {
                     Source::Listener => self.accept(),
@@ -175,7 +175,7 @@ impl Shim {
     }
 
     /// Sleeps until something is to be done, and says what.
-    fn wait(&self) -> Vec<Source> {
+    fn sleep(&self) -> Vec<Source> {
         let mut sources = vec![Source::Listener];
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
         for (&id, connection) in &self.connections {
@@ -399,7 +399,7 @@ impl Shim {
 
     /// Collects every child that has ended.
     fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let code = exit_code(status);
             if let Some(command) = self.commands.iter_mut().find(|command| command.pid == pid) {

@@ -25,7 +25,7 @@ const ALL: [&str; 41] = [
 pub struct UnknownCapability(String);
 
 /// Bounding, permitted and effective sets, and the ambient and inheritable ones, of a container.
-pub fn resolve(
+pub(super) fn resolve(
     wanted: Option<&cri::Capability>,
     privileged: bool,
 ) -> Result<(Capabilities, Capabilities), UnknownCapability> {
@@ -57,7 +57,7 @@ pub fn resolve(
 }
 
 /// The sets as OCI wants them.
-pub fn sets(set: Capabilities, ambient: Capabilities) -> LinuxCapabilities {
+pub(super) fn sets(set: Capabilities, ambient: Capabilities) -> LinuxCapabilities {
     let mut capabilities = LinuxCapabilities::default();
     let inheritable = ambient.clone();
     capabilities

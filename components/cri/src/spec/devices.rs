@@ -13,11 +13,11 @@ const NOT_DEVICES: [&str; 5] = ["pts", "shm", "mqueue", "fd", "hugepages"];
 
 /// Nodes to make and rules to allow.
 #[derive(Debug, Default)]
-pub struct Devices {
+pub(super) struct Devices {
     /// Nodes besides those that every container has.
-    pub nodes: Vec<LinuxDevice>,
+    pub(super) nodes: Vec<LinuxDevice>,
     /// Rules, the refusal of everything first.
-    pub rules: Vec<LinuxDeviceCgroup>,
+    pub(super) rules: Vec<LinuxDeviceCgroup>,
 }
 
 impl Devices {
@@ -25,7 +25,7 @@ impl Devices {
     ///
     /// # Errors
     /// A path that is not there or no device, in words.
-    pub fn resolve(wanted: &[cri::Device], privileged: bool) -> Result<Self, String> {
+    pub(super) fn resolve(wanted: &[cri::Device], privileged: bool) -> Result<Self, String> {
         if privileged {
             let mut nodes = Vec::new();
             collect(Path::new("/dev"), Path::new("/dev"), &mut nodes).map_err(|error| format!("/dev: {error}"))?;

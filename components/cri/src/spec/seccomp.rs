@@ -78,7 +78,7 @@ const BY_CAPABILITY: &[(Capability, &str)] = &[
 const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
 /// The `RuntimeDefault` profile for a container with these capabilities.
-pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
+pub(super) fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
     let mut rules = vec![allow(ALWAYS)];
     for (capability, names) in BY_CAPABILITY {
         if capabilities.contains(capability) {

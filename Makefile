@@ -1,0 +1,63 @@
+# The tasks. Logic lives in the programs they call; a missing system package is installed here and nowhere else.
+#
+#   make image          builds out/worker from profiles/worker.toml
+#   make test           lints, unit and integration tests, two images, a boot of each with all scenarios
+#   make check          what needs no image: formatting, clippy, unit and integration tests, cargo deny
+#   make demo           boots out/worker and says how to reach it
+#   make bench          measures build and boot, prints what docs/performance.md records
+#   make reproducible   builds twice in two folders as two users, and compares
+#   make clean
+
+PROFILE ?= worker
+CARGO ?= cargo
+CAIRN := target/release/cairn
+
+# Needed to build: a C compiler for zstd and xz, a static libseccomp for the runtime.
+BUILD_PACKAGES := gcc libc6-dev libseccomp-dev debian-archive-keyring
+# Needed to boot and to cross-check what we write: the field's own tools.
+TEST_PACKAGES := qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools squashfs-tools cryptsetup-bin binutils \
+                 kmod systemd-container e2fsprogs cpio containernetworking-plugins busybox-static iproute2 iputils-ping
+
+.PHONY: image images test check demo bench reproducible clean build-packages test-packages cairn deny
+
+image: cairn
+	$(CAIRN) build $(PROFILE)
+
+images: cairn
+	$(CAIRN) build worker
+	$(CAIRN) build cloud
+
+cairn: build-packages
+	$(CARGO) build --locked --release -p cairn
+
+check: build-packages test-packages deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --workspace
+
+deny:
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny
+	$(CARGO) deny --log-level error check bans licenses sources
+
+test: check images reproducible
+	$(CAIRN) test out/cloud --output out/test-cloud
+	$(CAIRN) test out/worker --output out/test-worker --scenario cold-boot --scenario container-baked
+
+demo: image test-packages
+	$(CAIRN) run out/$(PROFILE)
+
+bench: images test-packages
+	.ci/bench
+
+reproducible: images
+	.ci/reproducible
+
+build-packages:
+	@.ci/packages $(BUILD_PACKAGES)
+
+test-packages:
+	@.ci/packages $(TEST_PACKAGES)
+
+clean:
+	$(CARGO) clean
+	rm -rf out
