@@ -1,0 +1,179 @@
+//! CRI's ImageService, translated: messages to calls, errors to gRPC codes.
+
+use super::{Image, ImageError, ImageService, ImageSource, auth::Auth, reference::Reference};
+use cairn_contract::cri;
+use futures::stream;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+/// Images in one message of a stream.
+const PAGE: usize = 64;
+
+/// The gRPC face of an [`ImageService`].
+#[derive(Debug, Clone)]
+pub struct ImageServer(ImageService);
+
+impl ImageServer {
+    /// Serves `service`.
+    pub fn new(service: ImageService) -> Self {
+        Self(service)
+    }
+
+    fn matching(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
+        let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
+        match wanted {
+            None => self.0.list().iter().map(|image| message(image)).collect(),
+            Some(name) => self.0.resolve(&name).iter().map(|image| message(image)).collect(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl cri::image_service_server::ImageService for ImageServer {
+    async fn list_images(
+        &self,
+        request: Request<cri::ListImagesRequest>,
+    ) -> Result<Response<cri::ListImagesResponse>, Status> {
+        Ok(Response::new(cri::ListImagesResponse { images: self.matching(request.into_inner().filter) }))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Result<Response<BoxStream<cri::StreamImagesResponse>>, Status> {
+        let images = self.matching(request.into_inner().filter);
+        let pages: Vec<_> =
+            images.chunks(PAGE).map(|page| Ok(cri::StreamImagesResponse { images: page.to_vec() })).collect();
+        Ok(Response::new(Box::pin(stream::iter(pages))))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Result<Response<cri::ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let name = name(request.image)?;
+        // An image that is not there is an answer, not an error: the kubelet pulls then.
+        let Some(image) = self.0.resolve(&name) else { return Ok(Response::new(cri::ImageStatusResponse::default())) };
+        let info = if request.verbose { verbose(&self.0, &image).await? } else { HashMap::new() };
+        Ok(Response::new(cri::ImageStatusResponse { image: Some(message(&image)), info }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<cri::PullImageRequest>,
+    ) -> Result<Response<cri::PullImageResponse>, Status> {
+        let request = request.into_inner();
+        let name = name(request.image)?;
+        let reference: Reference = name.parse().map_err(|error| status(&ImageError::Reference(error)))?;
+        let auth = match &request.auth {
+            None => None,
+            Some(auth) => Auth::from_cri(auth, reference.domain())
+                .map_err(|error| Status::invalid_argument(format!("{reference}: {error}")))?,
+        };
+        let image = self.0.pull(&name, auth).await.map_err(|error| status(&error))?;
+        Ok(Response::new(cri::PullImageResponse { image_ref: image.id.to_string() }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Result<Response<cri::RemoveImageResponse>, Status> {
+        self.0.remove(&name(request.into_inner().image)?).await.map_err(|error| status(&error))?;
+        Ok(Response::new(cri::RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<cri::ImageFsInfoRequest>,
+    ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
+        let usage = self.0.fs_info();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let usage = cri::FilesystemUsage {
+            timestamp: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: usage.path.display().to_string() }),
+            used_bytes: Some(cri::UInt64Value { value: usage.used_bytes }),
+            inodes_used: Some(cri::UInt64Value { value: usage.inodes_used }),
+        };
+        // Containers' writable layers are on the same file system.
+        Ok(Response::new(cri::ImageFsInfoResponse {
+            image_filesystems: vec![usage.clone()],
+            container_filesystems: vec![usage],
+        }))
+    }
+}
+
+fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
+    spec.map(|spec| spec.image)
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| Status::invalid_argument("the request names no image"))
+}
+
+fn message(image: &Image) -> cri::Image {
+    let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
+    // `user[:group]`; the kubelet wants to know whether the user is root.
+    let user = user.split(':').next().unwrap_or_default();
+    let uid = user.parse().ok().map(|value| cri::Int64Value { value });
+    cri::Image {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size,
+        username: if uid.is_none() { user.to_owned() } else { String::new() },
+        uid,
+        spec: None,
+        pinned: image.pinned,
+    }
+}
+
+/// `crictl inspecti`: configuration, manifests and where the layers are, as JSON under `info`.
+async fn verbose(service: &ImageService, image: &Arc<Image>) -> Result<HashMap<String, String>, Status> {
+    let source = match image.source {
+        ImageSource::Baked => "baked",
+        ImageSource::Pulled => "pulled",
+    };
+    let inner = Arc::clone(&service.inner);
+    let id = image.id;
+    let manifests = tokio::task::spawn_blocking(move || {
+        let content = inner.content_of(&id).into_iter().filter(|digest| *digest != id);
+        content
+            .filter_map(|digest| {
+                let document: serde_json::Value = serde_json::from_slice(&inner.read_content(digest).ok()?).ok()?;
+                Some((digest.to_string(), document))
+            })
+            .collect::<serde_json::Map<_, _>>()
+    })
+    .await
+    .map_err(|error| Status::internal(error.to_string()))?;
+    let info = serde_json::json!({
+        "imageSpec": image.config,
+        "source": source,
+        "layers": service.layers(image),
+        "manifests": manifests,
+    });
+    Ok(HashMap::from([("info".to_owned(), info.to_string())]))
+}
+
+/// The code that tells the kubelet, and a person, whose turn it is.
+fn status(error: &ImageError) -> Status {
+    let message = error.to_string();
+    match error {
+        ImageError::Reference(_) => Status::invalid_argument(message),
+        ImageError::NotFound { .. } => Status::not_found(message),
+        ImageError::Denied { .. } => Status::permission_denied(message),
+        ImageError::Unavailable { .. } => Status::unavailable(message),
+        ImageError::Stalled { .. } => Status::deadline_exceeded(message),
+        ImageError::Mismatch { .. } => Status::data_loss(message),
+        ImageError::Pinned(_) | ImageError::InUse(_) | ImageError::Hosts(_) => Status::failed_precondition(message),
+        ImageError::Unpack { source, .. } if matches!(**source, super::unpack::UnpackError::NoSpace { .. }) => {
+            Status::resource_exhausted(message)
+        }
+        ImageError::Manifest { .. } | ImageError::Unpack { .. } => Status::unknown(message),
+        ImageError::Interrupted(_) => Status::aborted(message),
+        ImageError::Baked(_) | ImageError::Io { .. } => Status::internal(message),
+    }
+}
