@@ -14,7 +14,9 @@ pub const CRI_CONFIG: &str = "/etc/cairn/cri.toml";
 pub const CERTS_D: &str = "/etc/cairn/certs.d";
 /// Images baked in: [`crate::baked::BakedIndex`] in `index.json`, configs and unpacked layers beside it.
 pub const BAKED_IMAGES: &str = "/usr/share/cairn/images";
-/// CNI plugins; kubelet's and add-ons' usual place. On the image a link into the writable state.
+/// Our CNI plugins, links to one program; part of the verified root.
+pub const CNI_OWN: &str = "/usr/libexec/cairn/cni";
+/// CNI plugins that add-ons bring, in their usual place. On the image a link into the writable state.
 pub const CNI_BIN: &str = "/opt/cni/bin";
 /// CNI network configurations.
 pub const CNI_CONF: &str = "/etc/cni/net.d";

@@ -53,7 +53,7 @@ impl Default for RuntimeConfig {
             baked_images: paths::BAKED_IMAGES.into(),
             cgroup_driver: CgroupDriver::default(),
             shim: format!("{}/cairn-shim", paths::LIBEXEC).into(),
-            cni_bin: vec![paths::CNI_BIN.into()],
+            cni_bin: vec![paths::CNI_OWN.into(), paths::CNI_BIN.into()],
             cni_conf: paths::CNI_CONF.into(),
             certs_d: paths::CERTS_D.into(),
             max_parallel_layers: 3,
