@@ -79,7 +79,9 @@ fn arguments() -> Result<PathBuf, &'static str> {
 fn load(path: &Path) -> Result<RuntimeConfig, Box<dyn Error>> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(toml::from_str(&text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(paths::CRI_CONFIG) => {
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(paths::CRI_CONFIG) =>
+        {
             Ok(RuntimeConfig::default())
         }
         Err(error) => Err(error.into()),
@@ -95,7 +97,8 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::open(config.clone(), images.clone()).await?;
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
-    let runtime = RuntimeServiceServer::new(RuntimeServer::new(runtime)).max_encoding_message_size(MESSAGE_LIMIT);
+    let runtime =
+        RuntimeServiceServer::new(RuntimeServer::new(runtime)).max_encoding_message_size(MESSAGE_LIMIT);
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     tracing::info!(socket = %config.socket.display(), "ready");
     let serving = Server::builder()
@@ -131,7 +134,8 @@ fn listen(path: &Path) -> Result<UnixListener, Box<dyn Error>> {
 
 /// Ends at SIGTERM or SIGINT. Containers run on.
 async fn stopped() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };

@@ -214,7 +214,8 @@ pub enum Event {
 pub fn encode(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let body = serde_json::to_vec(value)?;
     let length = u32::try_from(body.len()).ok().filter(|_| body.len() <= FRAME_LIMIT);
-    let length = length.ok_or_else(|| io::Error::other("a message to or from the shim is too long to send"))?;
+    let length =
+        length.ok_or_else(|| io::Error::other("a message to or from the shim is too long to send"))?;
     let mut frame = Vec::with_capacity(4 + body.len());
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&body);
@@ -256,8 +257,10 @@ mod tests {
 
     #[test]
     fn frames_survive_any_split() {
-        let first =
-            Message::Reply { id: 7, reply: Reply::Executed { code: 1, stdout: vec![0, 255, 10], stderr: vec![] } };
+        let first = Message::Reply {
+            id: 7,
+            reply: Reply::Executed { code: 1, stdout: vec![0, 255, 10], stderr: vec![] },
+        };
         let second = Message::Event(Event::Exited {
             container: "a".into(),
             exit: Exit { code: 137, finished_at: 5, oom_killed: true },

@@ -35,7 +35,10 @@ impl Snapshot {
             fs::create_dir_all(directory)?;
         }
         if layers.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "an image without layers has no root file system"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "an image without layers has no root file system",
+            ));
         }
         match mount_by_descriptor(layers, &upper, &work, &self.place) {
             // A kernel before 6.8 knows no `lowerdir+`: give all of them in one option.
@@ -88,7 +91,12 @@ impl Snapshot {
     }
 }
 
-fn mount_by_descriptor(layers: &[PathBuf], upper: &Path, work: &Path, place: &Path) -> rustix::io::Result<()> {
+fn mount_by_descriptor(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    place: &Path,
+) -> rustix::io::Result<()> {
     let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
         fsconfig_set_string(&overlay, "lowerdir+", layer)?;
@@ -102,7 +110,8 @@ fn mount_by_descriptor(layers: &[PathBuf], upper: &Path, work: &Path, place: &Pa
 
 fn mount_by_options(layers: &[PathBuf], upper: &Path, work: &Path, place: &Path) -> io::Result<()> {
     let lower: Vec<String> = layers.iter().map(|layer| layer.display().to_string()).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", lower.join(":"), upper.display(), work.display());
     let options = CString::new(options)?;
     Ok(mount("overlay", place, "overlay", MountFlags::empty(), options.as_c_str())?)
 }

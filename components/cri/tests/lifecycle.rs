@@ -9,6 +9,7 @@ use cairn_contract::{
     cri::{self, runtime_service_client::RuntimeServiceClient},
     digest::Sha256Digest,
 };
+use cairn_cri::cgroup::Cgroup;
 use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
 use std::{
@@ -36,7 +37,8 @@ fn obstacle() -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root");
     }
-    let is_static = Command::new(BUSYBOX).arg("true").env_clear().status().is_ok_and(|status| status.success());
+    let is_static =
+        Command::new(BUSYBOX).arg("true").env_clear().status().is_ok_and(|status| status.success());
     (!is_static).then_some("needs a static /bin/busybox (Debian: busybox-static)")
 }
 
@@ -72,6 +74,11 @@ impl Node {
         );
         fs::write(base.path().join("cri.toml"), config).unwrap();
         Self { base, daemon: None, bridged }
+    }
+
+    /// Parent cgroup of this node's pods.
+    fn cgroup(&self) -> String {
+        format!("/cairn-test{}", self.base.path().display())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -133,7 +140,7 @@ impl Node {
             dns_config: Some(cri::DnsConfig { servers: vec!["10.0.0.10".into()], ..Default::default() }),
             labels: HashMap::from([("app".into(), name.into())]),
             linux: Some(cri::LinuxPodSandboxConfig {
-                cgroup_parent: "/cairn-test".into(),
+                cgroup_parent: self.cgroup(),
                 security_context: Some(cri::LinuxSandboxSecurityContext {
                     namespace_options: Some(cri::NamespaceOption {
                         network: network.into(),
@@ -152,16 +159,15 @@ impl Node {
     fn leaks(&self) -> Vec<String> {
         let mut found = Vec::new();
         let base = self.base.path().display().to_string();
-        for line in fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(&base)) {
+        for line in
+            fs::read_to_string("/proc/self/mounts").unwrap().lines().filter(|line| line.contains(&base))
+        {
             found.push(format!("mount {line}"));
         }
-        for cgroup in walkdir::WalkDir::new("/sys/fs/cgroup").into_iter().flatten() {
-            if cgroup.file_type().is_dir()
-                && cgroup.path().components().any(|part| part.as_os_str() == "cairn-test")
-                && cgroup.file_name().to_string_lossy().starts_with("cairn-")
-                && cgroup.file_name() != "cairn-test"
-            {
-                found.push(format!("cgroup {}", cgroup.path().display()));
+        for directory in walkdir::WalkDir::new("/sys/fs/cgroup").into_iter().flatten() {
+            let path = directory.path().display().to_string();
+            if directory.file_type().is_dir() && path.contains(&format!("{}/", self.cgroup())) {
+                found.push(format!("cgroup {path}"));
             }
         }
         for process in fs::read_dir("/proc").unwrap().flatten() {
@@ -184,7 +190,8 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
-        // Only after a failed test is there anything to do here.
+        // Only after a failed test is there more to do here than to remove the empty parent.
+        let _ = Cgroup::new(self.cgroup()).destroy();
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
             let ours = String::from_utf8_lossy(&line).contains(&*self.base.path().to_string_lossy());
@@ -217,7 +224,10 @@ fn bake(directory: &Path) {
     fs::create_dir_all(lower.join("tmp")).unwrap();
     fs::set_permissions(lower.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     fs::copy(BUSYBOX, lower.join("bin/busybox")).unwrap();
-    for name in ["sh", "sleep", "cat", "echo", "id", "hostname", "ls", "kill", "dd", "head", "mount", "ip", "tr", "readlink", "seq", "grep"] {
+    for name in [
+        "sh", "sleep", "cat", "echo", "id", "hostname", "ls", "kill", "dd", "head", "mount", "ip", "tr",
+        "readlink", "seq", "grep",
+    ] {
         symlink("busybox", lower.join("bin").join(name)).unwrap();
     }
     fs::create_dir_all(upper.join("etc")).unwrap();
@@ -274,7 +284,11 @@ fn container(name: &str, script: &str) -> cri::ContainerConfig {
 }
 
 async fn create(client: &mut Client, pod: &str, config: cri::ContainerConfig) -> String {
-    let request = cri::CreateContainerRequest { pod_sandbox_id: pod.into(), config: Some(config), ..Default::default() };
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: pod.into(),
+        config: Some(config),
+        ..Default::default()
+    };
     client.create_container(request).await.unwrap().into_inner().container_id
 }
 
@@ -348,7 +362,9 @@ async fn a_pod_lives_and_leaves_nothing() {
     }
 
     // A container that talks and ends.
-    let talker = run(&mut client, &pod, container("talker", "echo out; echo err >&2; echo -n unfinished; exit 3")).await;
+    let talker =
+        run(&mut client, &pod, container("talker", "echo out; echo err >&2; echo -n unfinished; exit 3"))
+            .await;
     let end = ended(&mut client, &talker).await;
     assert_eq!((end.exit_code, end.reason.as_str()), (3, "Error"));
     assert!(end.created_at < end.started_at && end.started_at < end.finished_at);
@@ -367,21 +383,38 @@ async fn a_pod_lives_and_leaves_nothing() {
     assert_eq!(output(&mut client, &server, "cat /etc/resolv.conf").await, "nameserver 10.0.0.10\n");
     assert_eq!(output(&mut client, &server, "echo $FROM_IMAGE").await, "1\n");
     assert!(output(&mut client, &server, "cat /proc/1/oom_score_adj").await.trim() == "500");
-    assert!(output(&mut client, &server, "echo x > /proc/sys/kernel/hostname").await.contains("nonexistent directory") || output(&mut client, &server, "echo x > /proc/sys/kernel/hostname").await.contains("ermission denied") || output(&mut client, &server, "echo x > /proc/sys/kernel/hostname").await.contains("ead-only"));
+    assert!(
+        output(&mut client, &server, "echo x > /proc/sys/kernel/hostname")
+            .await
+            .contains("nonexistent directory")
+            || output(&mut client, &server, "echo x > /proc/sys/kernel/hostname")
+                .await
+                .contains("ermission denied")
+            || output(&mut client, &server, "echo x > /proc/sys/kernel/hostname").await.contains("ead-only")
+    );
     if node.bridged {
         assert_eq!(output(&mut client, &server, "hostname").await, "host-one\n");
         assert!(output(&mut client, &server, "ip addr show eth0").await.contains("10.199.7."));
         assert!(output(&mut client, &server, "ip addr show lo").await.contains("127.0.0.1"));
     }
     // A command in a container is under the same filter and capabilities as the container.
-    let confinement = output(&mut client, &server, "grep -E 'Seccomp:|CapEff' /proc/self/status | tr '\\t\\n' '  '").await;
-    assert!(confinement.contains("Seccomp: 2") && confinement.contains("CapEff: 0000000000000000"), "{confinement}");
+    let confinement =
+        output(&mut client, &server, "grep -E 'Seccomp:|CapEff' /proc/self/status | tr '\\t\\n' '  '").await;
+    assert!(
+        confinement.contains("Seccomp: 2") && confinement.contains("CapEff: 0000000000000000"),
+        "{confinement}"
+    );
     assert_eq!(exec(&mut client, &server, &["sh", "-c", "exit 5"]).await.exit_code, 5);
     let big = exec(&mut client, &server, &["sh", "-c", "dd if=/dev/zero bs=1M count=17 2>/dev/null"]).await;
     assert_eq!(big.stdout.len(), 16 << 20, "capped");
-    let slow = cri::ExecSyncRequest { container_id: server.clone(), cmd: vec!["sleep".into(), "20".into()], timeout: 1 };
+    let slow = cri::ExecSyncRequest {
+        container_id: server.clone(),
+        cmd: vec!["sleep".into(), "20".into()],
+        timeout: 1,
+    };
     assert_eq!(client.exec_sync(slow).await.unwrap_err().code(), Code::DeadlineExceeded);
-    let absent = cri::ExecSyncRequest { container_id: server.clone(), cmd: vec!["absent".into()], timeout: 5 };
+    let absent =
+        cri::ExecSyncRequest { container_id: server.clone(), cmd: vec!["absent".into()], timeout: 5 };
     let absent = client.exec_sync(absent).await.unwrap_err();
     assert!(absent.message().contains("absent"), "{absent}");
 
@@ -411,8 +444,14 @@ async fn a_pod_lives_and_leaves_nothing() {
     assert_eq!(end.reason, "OOMKilled", "{end:?}");
 
     // A program that is not there.
-    let id = create(&mut client, &pod, cri::ContainerConfig { command: vec!["/nowhere".into()], ..container("broken", "") }).await;
-    let error = client.start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap_err();
+    let id = create(
+        &mut client,
+        &pod,
+        cri::ContainerConfig { command: vec!["/nowhere".into()], ..container("broken", "") },
+    )
+    .await;
+    let error =
+        client.start_container(cri::StartContainerRequest { container_id: id.clone() }).await.unwrap_err();
     assert!(error.message().contains("/nowhere"), "{error}");
     let end = status(&mut client, &id).await;
     assert_eq!((end.exit_code, end.reason.as_str()), (128, "StartError"));
@@ -425,9 +464,11 @@ async fn a_pod_lives_and_leaves_nothing() {
             ..Default::default()
         }),
     };
-    let running = client.list_containers(filter(cri::ContainerState::ContainerRunning)).await.unwrap().into_inner();
+    let running =
+        client.list_containers(filter(cri::ContainerState::ContainerRunning)).await.unwrap().into_inner();
     assert_eq!(running.containers.iter().map(|held| &held.id).collect::<Vec<_>>(), [&server]);
-    let exited = client.list_containers(filter(cri::ContainerState::ContainerExited)).await.unwrap().into_inner();
+    let exited =
+        client.list_containers(filter(cri::ContainerState::ContainerExited)).await.unwrap().into_inner();
     assert_eq!(exited.containers.len(), 3);
 
     // The daemon dies; what runs, runs on; what ends meanwhile is not forgotten.
@@ -442,13 +483,20 @@ async fn a_pod_lives_and_leaves_nothing() {
     assert_eq!(output(&mut client, &server, "echo still here").await, "still here\n");
 
     // Logs are rotated.
-    let chatter = run(&mut client, &pod, container("chatter", "while :; do echo tick; sleep 0.1; done")).await;
+    let chatter =
+        run(&mut client, &pod, container("chatter", "while :; do echo tick; sleep 0.1; done")).await;
     let (log, rotated) = (node.path("logs/chatter.log"), node.path("logs/chatter.log.1"));
     tokio::time::sleep(Duration::from_millis(500)).await;
     fs::rename(&log, &rotated).unwrap();
-    client.reopen_container_log(cri::ReopenContainerLogRequest { container_id: chatter.clone() }).await.unwrap();
+    client
+        .reopen_container_log(cri::ReopenContainerLogRequest { container_id: chatter.clone() })
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(fs::read_to_string(&log).unwrap().contains("tick") && fs::read_to_string(&rotated).unwrap().contains("tick"));
+    assert!(
+        fs::read_to_string(&log).unwrap().contains("tick")
+            && fs::read_to_string(&rotated).unwrap().contains("tick")
+    );
 
     // Stopping asks first, and kills who does not listen.
     let stop = |id: &str, timeout| cri::StopContainerRequest { container_id: id.to_owned(), timeout };
@@ -473,7 +521,10 @@ async fn a_pod_lives_and_leaves_nothing() {
     let sandbox = client.pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
     assert_eq!(sandbox.state(), cri::PodSandboxState::SandboxNotready);
     for _ in 0..2 {
-        client.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: pod.clone() }).await.unwrap();
+        client
+            .remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: pod.clone() })
+            .await
+            .unwrap();
     }
     let left = client.list_containers(cri::ListContainersRequest::default()).await.unwrap().into_inner();
     assert!(left.containers.is_empty());

@@ -68,17 +68,20 @@ fn program(rules: &[LinuxDeviceCgroup]) -> Vec<Instruction> {
             _ => {}
         }
         for (register, number) in [(4, rule.major()), (5, rule.minor())] {
-            if let Some(number) = number.filter(|&number| number >= 0).and_then(|number| i32::try_from(number).ok()) {
+            if let Some(number) =
+                number.filter(|&number| number >= 0).and_then(|number| i32::try_from(number).ok())
+            {
                 checks.push((register, number));
             }
         }
         let access = rule.access().as_deref().unwrap_or("rwm").chars().fold(0, |access, letter| {
-            access | match letter {
-                'r' => ACCESS_READ,
-                'w' => ACCESS_WRITE,
-                'm' => ACCESS_MKNOD,
-                _ => 0,
-            }
+            access
+                | match letter {
+                    'r' => ACCESS_READ,
+                    'w' => ACCESS_WRITE,
+                    'm' => ACCESS_MKNOD,
+                    _ => 0,
+                }
         });
         let refused = (ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE) & !access;
         let access_check = [
@@ -204,7 +207,9 @@ mod tests {
                 MOVE_IMMEDIATE => registers[destination] = immediate,
                 MOVE_WORD => registers[destination] = registers[source],
                 AND_WORD => registers[destination] &= immediate,
-                SHIFT_RIGHT_WORD => registers[destination] = (registers[destination] as u32 >> immediate) as i32,
+                SHIFT_RIGHT_WORD => {
+                    registers[destination] = (registers[destination] as u32 >> immediate) as i32
+                }
                 JUMP_NOT_EQUAL if registers[destination] != immediate => at += offset as usize,
                 JUMP_NOT_EQUAL => {}
                 EXIT => return registers[0] == 1,
@@ -233,6 +238,7 @@ mod tests {
             println!("skipped: loading a BPF program needs root");
             return;
         }
-        load(&program(&[rule(LinuxDeviceType::C, 1, 3, "rw"), rule(LinuxDeviceType::A, -1, -1, "m")])).unwrap();
+        load(&program(&[rule(LinuxDeviceType::C, 1, 3, "rw"), rule(LinuxDeviceType::A, -1, -1, "m")]))
+            .unwrap();
     }
 }

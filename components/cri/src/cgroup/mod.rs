@@ -45,7 +45,11 @@ pub enum Layout {
 pub fn layout() -> Layout {
     static LAYOUT: OnceLock<Layout> = OnceLock::new();
     *LAYOUT.get_or_init(|| {
-        if Path::new(ROOT).join("cgroup.controllers").exists() { Layout::Unified } else { Layout::PerController }
+        if Path::new(ROOT).join("cgroup.controllers").exists() {
+            Layout::Unified
+        } else {
+            Layout::PerController
+        }
     })
 }
 
@@ -172,7 +176,9 @@ impl Cgroup {
             }
             for directory in descendants(&directory) {
                 let Ok(processes) = fs::read_to_string(directory.join("cgroup.procs")) else { continue };
-                for pid in processes.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?)) {
+                for pid in
+                    processes.lines().filter_map(|line| rustix::process::Pid::from_raw(line.parse().ok()?))
+                {
                     // Gone already is what was wanted.
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 }
@@ -294,7 +300,9 @@ mod tests {
         let path = |driver, parent| pod_path(driver, parent, "x").map(|path| path.display().to_string());
         assert_eq!(path(CgroupDriver::Cgroupfs, "/kubepods/pod1").unwrap(), "/kubepods/pod1/cairn-x");
         assert_eq!(path(CgroupDriver::Systemd, "/a.slice/a-b.slice").unwrap(), "/a.slice/a-b.slice/cairn-x");
-        assert!(path(CgroupDriver::Cgroupfs, "kubepods.slice").unwrap_err().to_string().contains("cgroupDriver"));
+        assert!(
+            path(CgroupDriver::Cgroupfs, "kubepods.slice").unwrap_err().to_string().contains("cgroupDriver")
+        );
         assert!(path(CgroupDriver::Systemd, "/kubepods/pod1").is_err());
         assert!(path(CgroupDriver::Cgroupfs, "/a/../..").is_err());
     }

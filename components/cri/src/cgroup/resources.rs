@@ -42,7 +42,11 @@ impl From<&cri::LinuxContainerResources> for Resources {
             oom_score_adj: given.oom_score_adj,
             cpuset_cpus: given.cpuset_cpus.clone(),
             cpuset_mems: given.cpuset_mems.clone(),
-            hugepages: given.hugepage_limits.iter().map(|limit| (limit.page_size.clone(), limit.limit)).collect(),
+            hugepages: given
+                .hugepage_limits
+                .iter()
+                .map(|limit| (limit.page_size.clone(), limit.limit))
+                .collect(),
             unified: given.unified.clone().into_iter().collect(),
         }
     }
@@ -138,8 +142,9 @@ impl Resources {
 
     fn per_controller_writes(&self) -> Vec<(&'static str, String, String)> {
         let mut writes = Vec::new();
-        let mut set =
-            |controller: &'static str, file: &str, value: String| writes.push((controller, file.to_owned(), value));
+        let mut set = |controller: &'static str, file: &str, value: String| {
+            writes.push((controller, file.to_owned(), value))
+        };
         if self.cpu_shares > 0 {
             set("cpu", "cpu.shares", self.cpu_shares.to_string());
         }
@@ -208,7 +213,8 @@ mod tests {
             ..Resources::default()
         };
         let text = |layout| {
-            let lines = resources.writes(layout).into_iter().map(|(_, file, value)| format!("{file}={value}"));
+            let lines =
+                resources.writes(layout).into_iter().map(|(_, file, value)| format!("{file}={value}"));
             lines.collect::<Vec<_>>()
         };
         assert_eq!(

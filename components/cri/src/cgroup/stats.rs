@@ -43,7 +43,9 @@ impl Pressure {
     pub fn parse(text: &str) -> Option<Self> {
         let line = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            let value = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+            let value = |key: &str| {
+                line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+            };
             let average = |key| value(key)?.parse::<f64>().ok();
             Some((value("total")?.parse().ok()?, [average("avg10")?, average("avg60")?, average("avg300")?]))
         };
@@ -93,7 +95,8 @@ impl Cgroup {
         Stats {
             cpu_ns: self.number("cpuacct", "cpuacct.usage"),
             memory,
-            working_set: memory.map(|all| all.saturating_sub(field(&detail, "total_inactive_file").unwrap_or(0))),
+            working_set: memory
+                .map(|all| all.saturating_sub(field(&detail, "total_inactive_file").unwrap_or(0))),
             rss: field(&detail, "total_rss"),
             memory_limit: self.number("memory", "memory.limit_in_bytes").filter(|&limit| limit < NO_LIMIT),
             swap: field(&detail, "total_swap"),

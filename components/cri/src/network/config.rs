@@ -46,7 +46,9 @@ impl NetworkConfig {
     pub fn load(directory: &Path) -> Result<Option<Self>, ConfigError> {
         let read = |source| ConfigError::Read { path: directory.display().to_string(), source };
         let mut files = match fs::read_dir(directory) {
-            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>().map_err(read)?,
+            Ok(entries) => {
+                entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>().map_err(read)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(read(error)),
         };
@@ -71,7 +73,8 @@ impl NetworkConfig {
 
     /// Parses a configuration list, or a single plugin's configuration as a list of one.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut document: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let mut document: Map<String, Value> =
+            serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let text = |document: &Map<String, Value>, key: &str| {
             document.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
         };

@@ -110,7 +110,11 @@ pub(super) async fn invoke(
         return Ok(result);
     }
     let text = |key: &str| result.get(key).and_then(Value::as_str).unwrap_or_default();
-    let mut message = [text("msg"), text("details")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+    let mut message = [text("msg"), text("details")]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(": ");
     if message.is_empty() {
         message = format!("{}; {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }

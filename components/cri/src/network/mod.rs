@@ -59,9 +59,7 @@ impl Attachment {
     /// The pod's addresses, as the result lists them: the first is the primary one.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let listed = self.result.get("ips").and_then(Value::as_array).into_iter().flatten();
-        listed
-            .filter_map(|entry| entry.get("address")?.as_str()?.split('/').next()?.parse().ok())
-            .collect()
+        listed.filter_map(|entry| entry.get("address")?.as_str()?.split('/').next()?.parse().ok()).collect()
     }
 }
 
@@ -105,7 +103,8 @@ impl Networks {
     }
 
     fn default_network(&self) -> Result<NetworkConfig, NetworkError> {
-        NetworkConfig::load(&self.directory)?.ok_or_else(|| NetworkError::NotConfigured(self.directory.clone()))
+        NetworkConfig::load(&self.directory)?
+            .ok_or_else(|| NetworkError::NotConfigured(self.directory.clone()))
     }
 
     /// Connects a pod to the default network. On an error nothing of it is left.
@@ -213,7 +212,8 @@ fn capabilities(pod: &PodNetwork<'_>) -> Map<String, Value> {
     }
     if !pod.pod_cidr.is_empty() {
         // One range a family: a list of lists.
-        let ranges: Vec<Value> = pod.pod_cidr.split(',').map(|subnet| json!([{ "subnet": subnet.trim() }])).collect();
+        let ranges: Vec<Value> =
+            pod.pod_cidr.split(',').map(|subnet| json!([{ "subnet": subnet.trim() }])).collect();
         given.insert("ipRanges".to_owned(), Value::Array(ranges));
     }
     if let Some(dns) = &pod.config.dns_config {
@@ -269,11 +269,18 @@ echo '{"cniVersion":"1.0.0","ips":[{"address":"10.1.2.3/24"},{"address":"fd00::3
         );
         networks.ready().unwrap();
         let config = cri::PodSandboxConfig {
-            port_mappings: vec![cri::PortMapping { container_port: 80, host_port: 8080, ..Default::default() }],
+            port_mappings: vec![cri::PortMapping {
+                container_port: 80,
+                host_port: 8080,
+                ..Default::default()
+            }],
             ..Default::default()
         };
         let attachment = networks.add(&pod(&config)).await.unwrap();
-        assert_eq!(attachment.addresses(), ["10.1.2.3".parse::<IpAddr>().unwrap(), "fd00::3".parse().unwrap()]);
+        assert_eq!(
+            attachment.addresses(),
+            ["10.1.2.3".parse::<IpAddr>().unwrap(), "fd00::3".parse().unwrap()]
+        );
         fs::write(directory.path().join("net.d/10.conflist"), "{").unwrap();
         networks.remove(&pod(&config), &attachment).await.unwrap();
         let log = fs::read_to_string(directory.path().join("log")).unwrap();

@@ -43,8 +43,10 @@ impl Runtime {
         if metadata.is_none() {
             return Err(RuntimeError::Invalid("the container has no metadata".to_owned()));
         }
-        if let Some(taken) =
-            self.containers_of(&sandbox.id).iter().find(|container| container.record().config.metadata == metadata)
+        if let Some(taken) = self
+            .containers_of(&sandbox.id)
+            .iter()
+            .find(|container| container.record().config.metadata == metadata)
         {
             let taken = taken.record().id.clone();
             return Err(RuntimeError::Exists(format!("container {taken} has this name and attempt already")));
@@ -133,7 +135,10 @@ impl Runtime {
             stop_signal: stop_signal(config, image),
             log,
             cgroup,
-            resources: linux.and_then(|linux| linux.resources.as_ref()).map(Resources::from).unwrap_or_default(),
+            resources: linux
+                .and_then(|linux| linux.resources.as_ref())
+                .map(Resources::from)
+                .unwrap_or_default(),
             user: (0, 0, Vec::new()),
             shares_pids,
         };
@@ -151,8 +156,12 @@ impl Runtime {
             cri::NamespaceMode::Container => PidNamespace::Own,
             cri::NamespaceMode::Node => PidNamespace::Node,
             // A pod whose sandbox was not asked to share has no namespace to join.
-            cri::NamespaceMode::Pod if sandbox.namespaces().pid() != cri::NamespaceMode::Pod => PidNamespace::Own,
-            cri::NamespaceMode::Pod => PidNamespace::Joined(namespace_path(&self.pod_run(&sandbox.id), "pid")),
+            cri::NamespaceMode::Pod if sandbox.namespaces().pid() != cri::NamespaceMode::Pod => {
+                PidNamespace::Own
+            }
+            cri::NamespaceMode::Pod => {
+                PidNamespace::Joined(namespace_path(&self.pod_run(&sandbox.id), "pid"))
+            }
             cri::NamespaceMode::Target => {
                 let target = self.container(&options.target_id)?;
                 let target = target.record();
@@ -273,7 +282,10 @@ impl Runtime {
         self.ask(container, signal(libc::SIGKILL, true)).await?;
         let gone = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended)).await;
         gone.map(drop).map_err(|_| {
-            RuntimeError::Deadline(format!("container {} was killed but does not end; it may wait on a disk", record.id))
+            RuntimeError::Deadline(format!(
+                "container {} was killed but does not end; it may wait on a disk",
+                record.id
+            ))
         })
     }
 
@@ -337,13 +349,15 @@ impl Runtime {
             record.id.clone()
         };
         let timeout_ms = (!limit.is_zero()).then(|| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-        match self.ask(&container, Request::ExecSync(ExecSync { container: id, command, timeout_ms })).await? {
+        match self.ask(&container, Request::ExecSync(ExecSync { container: id, command, timeout_ms })).await?
+        {
             Reply::Executed { code, stdout, stderr } => {
                 Ok(cri::ExecSyncResponse { stdout, stderr, exit_code: code })
             }
-            Reply::TimedOut => {
-                Err(RuntimeError::Deadline(format!("command timed out: it ran longer than {} s", limit.as_secs())))
-            }
+            Reply::TimedOut => Err(RuntimeError::Deadline(format!(
+                "command timed out: it ran longer than {} s",
+                limit.as_secs()
+            ))),
             _ => Err(RuntimeError::Fault("the pod's shim answered something else".to_owned())),
         }
     }
@@ -390,19 +404,42 @@ fn signal_number(name: &str) -> Option<i32> {
     }
     let short = name.strip_prefix("SIG").unwrap_or(name);
     let known = [
-        ("HUP", libc::SIGHUP), ("INT", libc::SIGINT), ("QUIT", libc::SIGQUIT), ("ABRT", libc::SIGABRT),
-        ("KILL", libc::SIGKILL), ("USR1", libc::SIGUSR1), ("USR2", libc::SIGUSR2), ("PIPE", libc::SIGPIPE),
-        ("ALRM", libc::SIGALRM), ("TERM", libc::SIGTERM), ("CHLD", libc::SIGCHLD), ("CONT", libc::SIGCONT),
-        ("STOP", libc::SIGSTOP), ("TSTP", libc::SIGTSTP), ("TTIN", libc::SIGTTIN), ("TTOU", libc::SIGTTOU),
-        ("URG", libc::SIGURG), ("XCPU", libc::SIGXCPU), ("XFSZ", libc::SIGXFSZ), ("VTALRM", libc::SIGVTALRM),
-        ("PROF", libc::SIGPROF), ("WINCH", libc::SIGWINCH), ("IO", libc::SIGIO), ("PWR", libc::SIGPWR),
-        ("SYS", libc::SIGSYS), ("TRAP", libc::SIGTRAP), ("BUS", libc::SIGBUS), ("SEGV", libc::SIGSEGV),
+        ("HUP", libc::SIGHUP),
+        ("INT", libc::SIGINT),
+        ("QUIT", libc::SIGQUIT),
+        ("ABRT", libc::SIGABRT),
+        ("KILL", libc::SIGKILL),
+        ("USR1", libc::SIGUSR1),
+        ("USR2", libc::SIGUSR2),
+        ("PIPE", libc::SIGPIPE),
+        ("ALRM", libc::SIGALRM),
+        ("TERM", libc::SIGTERM),
+        ("CHLD", libc::SIGCHLD),
+        ("CONT", libc::SIGCONT),
+        ("STOP", libc::SIGSTOP),
+        ("TSTP", libc::SIGTSTP),
+        ("TTIN", libc::SIGTTIN),
+        ("TTOU", libc::SIGTTOU),
+        ("URG", libc::SIGURG),
+        ("XCPU", libc::SIGXCPU),
+        ("XFSZ", libc::SIGXFSZ),
+        ("VTALRM", libc::SIGVTALRM),
+        ("PROF", libc::SIGPROF),
+        ("WINCH", libc::SIGWINCH),
+        ("IO", libc::SIGIO),
+        ("PWR", libc::SIGPWR),
+        ("SYS", libc::SIGSYS),
+        ("TRAP", libc::SIGTRAP),
+        ("BUS", libc::SIGBUS),
+        ("SEGV", libc::SIGSEGV),
     ];
     if let Some((_, number)) = known.iter().find(|(known, _)| *known == short) {
         return Some(*number);
     }
     // Real-time signals: CRI writes RTMINPLUS3, images write RTMIN+3.
-    let offset = |prefixes: [&str; 2]| prefixes.iter().find_map(|prefix| short.strip_prefix(prefix)?.parse::<i32>().ok());
+    let offset = |prefixes: [&str; 2]| {
+        prefixes.iter().find_map(|prefix| short.strip_prefix(prefix)?.parse::<i32>().ok())
+    };
     match short {
         "RTMIN" => Some(libc::SIGRTMIN()),
         "RTMAX" => Some(libc::SIGRTMAX()),
@@ -418,7 +455,14 @@ mod tests {
 
     #[test]
     fn signals_have_many_spellings() {
-        for (name, number) in [("SIGTERM", 15), ("TERM", 15), ("9", 9), ("SIGRTMIN+3", 37), ("SIGRTMINPLUS3", 37), ("SIGRTMAX", 64)] {
+        for (name, number) in [
+            ("SIGTERM", 15),
+            ("TERM", 15),
+            ("9", 9),
+            ("SIGRTMIN+3", 37),
+            ("SIGRTMINPLUS3", 37),
+            ("SIGRTMAX", 64),
+        ] {
             assert_eq!(signal_number(name), Some(number), "{name}");
         }
         assert_eq!(signal_number("SIGNONE"), None);

@@ -156,8 +156,16 @@ mod tests {
         let matches = |filter: cri::ContainerFilter| container_matches(&record(), Some(&filter));
         let label = |value: &str| HashMap::from([("app".to_owned(), value.to_owned())]);
         assert!(container_matches(&record(), None));
-        assert!(matches(cri::ContainerFilter { id: "abc".into(), label_selector: label("web"), ..Default::default() }));
-        assert!(!matches(cri::ContainerFilter { id: "abc".into(), label_selector: label("db"), ..Default::default() }));
+        assert!(matches(cri::ContainerFilter {
+            id: "abc".into(),
+            label_selector: label("web"),
+            ..Default::default()
+        }));
+        assert!(!matches(cri::ContainerFilter {
+            id: "abc".into(),
+            label_selector: label("db"),
+            ..Default::default()
+        }));
         assert!(!matches(cri::ContainerFilter { pod_sandbox_id: "9".into(), ..Default::default() }));
         let running = cri::ContainerStateValue { state: cri::ContainerState::ContainerRunning.into() };
         assert!(!matches(cri::ContainerFilter { state: Some(running), ..Default::default() }));
@@ -169,11 +177,10 @@ mod tests {
             let exit = Some(Exit { code, finished_at: 9, oom_killed });
             container_status(&ContainerRecord { started_at: 5, exit, ..record() }).reason
         };
-        assert_eq!((reason(0, false), reason(3, false), reason(137, true)), (
-            "Completed".to_owned(),
-            "Error".to_owned(),
-            "OOMKilled".to_owned()
-        ));
+        assert_eq!(
+            (reason(0, false), reason(3, false), reason(137, true)),
+            ("Completed".to_owned(), "Error".to_owned(), "OOMKilled".to_owned())
+        );
         assert_eq!(container_status(&record()).reason, "");
     }
 

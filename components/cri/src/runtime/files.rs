@@ -18,7 +18,8 @@ pub(super) fn write(directory: &Path, config: &cri::PodSandboxConfig, node_netwo
     };
     fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
     let node_hosts = node_network.then(|| fs::read_to_string("/etc/hosts").ok()).flatten();
-    let hosts = node_hosts.unwrap_or_else(|| "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n".to_owned());
+    let hosts =
+        node_hosts.unwrap_or_else(|| "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n".to_owned());
     fs::write(directory.join("hosts"), hosts)
 }
 
@@ -49,6 +50,9 @@ mod tests {
             searches: vec!["svc".into(), "local".into()],
             options: vec!["ndots:5".into()],
         };
-        assert_eq!(resolv_conf(&dns), "search svc local\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5\n");
+        assert_eq!(
+            resolv_conf(&dns),
+            "search svc local\nnameserver 10.0.0.10\nnameserver fd00::a\noptions ndots:5\n"
+        );
     }
 }

@@ -1,7 +1,9 @@
 //! Statistics of containers and pods.
 
 use super::{
-    Runtime, RuntimeError, convert::labels_match, lock, now,
+    Runtime, RuntimeError,
+    convert::labels_match,
+    lock, now,
     state::{Container, Pod},
 };
 use crate::cgroup::{Cgroup, Pressure, Stats};
@@ -22,7 +24,8 @@ fn value(number: Option<u64>) -> Option<cri::UInt64Value> {
 }
 
 fn psi(pressure: Option<Pressure>) -> Option<cri::PsiStats> {
-    let data = |(total, [avg10, avg60, avg300]): (u64, [f64; 3])| cri::PsiData { total, avg10, avg60, avg300 };
+    let data =
+        |(total, [avg10, avg60, avg300]): (u64, [f64; 3])| cri::PsiData { total, avg10, avg60, avg300 };
     pressure.map(|held| cri::PsiStats { full: Some(data(held.full)), some: Some(data(held.some)) })
 }
 
@@ -168,7 +171,8 @@ impl Runtime {
         let stats = Cgroup::new(&record.cgroup).stats().unwrap_or_default();
         let filter = cri::ContainerStatsFilter { pod_sandbox_id: record.id.clone(), ..Default::default() };
         let containers = self.list_container_stats(Some(filter)).await?;
-        let rates = containers.iter().filter_map(|held| Some(held.cpu.as_ref()?.usage_nano_cores.as_ref()?.value));
+        let rates =
+            containers.iter().filter_map(|held| Some(held.cpu.as_ref()?.usage_nano_cores.as_ref()?.value));
         let rate = rates.reduce(|all, one| all + one);
         // Any process of the pod sees its network.
         let pid = self.containers_of(&record.id).iter().find_map(|container| {

@@ -76,7 +76,8 @@ impl Runtime {
     /// # Errors
     /// When the state directory cannot be read or made.
     pub async fn open(config: RuntimeConfig, images: ImageService) -> Result<Self, RuntimeError> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let boot =
+            std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let networks = Networks::new(config.cni_conf.clone(), config.cni_bin.clone());
         let pod_cidr = record::load(&config.state.join("pod-cidr.json")).ok().flatten().unwrap_or_default();
         let runtime = Self {
@@ -122,7 +123,8 @@ impl Runtime {
 
     /// The container with this id, or the only one whose id starts so.
     fn container(&self, id: &str) -> Result<Arc<Container>, RuntimeError> {
-        find(&lock(&self.inner.containers), id).ok_or_else(|| RuntimeError::NotFound(format!("container `{id}`")))
+        find(&lock(&self.inner.containers), id)
+            .ok_or_else(|| RuntimeError::NotFound(format!("container `{id}`")))
     }
 
     fn all_pods(&self) -> Vec<Arc<Pod>> {

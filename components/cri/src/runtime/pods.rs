@@ -13,14 +13,7 @@ use crate::{
     shim::sandbox,
 };
 use cairn_contract::cri;
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::Path, process::Stdio, sync::Arc, time::Duration};
 use tokio::{io::AsyncReadExt, process::Command, sync::mpsc, time::timeout};
 
 /// Longest a shim may take to make its pod's namespaces.
@@ -40,7 +33,9 @@ impl Runtime {
         let invalid = |text: &str| Err(RuntimeError::Invalid(text.to_owned()));
         let Some(metadata) = config.metadata.clone() else { return invalid("the sandbox has no metadata") };
         if !handler.is_empty() {
-            return invalid(&format!("no runtime handler `{handler}`: this runtime has only the default one"));
+            return invalid(&format!(
+                "no runtime handler `{handler}`: this runtime has only the default one"
+            ));
         }
         if config.hostname.len() > HOSTNAME_LIMIT {
             return invalid("the host name is longer than 64 characters");
@@ -67,7 +62,9 @@ impl Runtime {
         let pod = Arc::new(Pod::new(record.clone()));
         {
             let mut pods = lock(&self.inner.pods);
-            if let Some(taken) = pods.values().find(|pod| pod.record().config.metadata.as_ref() == Some(&metadata)) {
+            if let Some(taken) =
+                pods.values().find(|pod| pod.record().config.metadata.as_ref() == Some(&metadata))
+            {
                 return Err(RuntimeError::Exists(format!(
                     "sandbox {} is attempt {} of pod {}/{} already",
                     taken.record().id,
@@ -92,8 +89,7 @@ impl Runtime {
     }
 
     async fn make_pod(&self, pod: &Arc<Pod>, record: &PodRecord) -> Result<(), RuntimeError> {
-        let fault =
-            |doing: &str, cause: &dyn std::fmt::Display| RuntimeError::fault(doing, cause);
+        let fault = |doing: &str, cause: &dyn std::fmt::Display| RuntimeError::fault(doing, cause);
         let (state, run) = (self.pod_state(&record.id), self.pod_run(&record.id));
         fs::create_dir_all(&state).map_err(|error| fault("cannot make the pod's directory", &error))?;
         fs::create_dir_all(&run).map_err(|error| fault("cannot make the pod's directory", &error))?;
@@ -256,7 +252,8 @@ impl Runtime {
                 if running {
                     let id = container.record().id.clone();
                     // What the shim cannot kill now, its end and the cgroup's will.
-                    let _ = shim.ask(Request::Signal { container: id, signal: libc::SIGKILL, all: true }).await;
+                    let _ =
+                        shim.ask(Request::Signal { container: id, signal: libc::SIGKILL, all: true }).await;
                     let mut ended = container.ended.subscribe();
                     let _ = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended)).await;
                 }

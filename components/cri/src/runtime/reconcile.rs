@@ -25,9 +25,12 @@ impl Runtime {
     pub(super) async fn reconcile(&self) -> Result<(), RuntimeError> {
         let fault = |error: io::Error| RuntimeError::fault("cannot read the runtime's state", error);
         let config = &self.inner.config;
-        for directory in
-            [config.state.join("pods"), config.state.join("containers"), config.run.join("pods"), config.run.join("containers")]
-        {
+        for directory in [
+            config.state.join("pods"),
+            config.state.join("containers"),
+            config.run.join("pods"),
+            config.run.join("containers"),
+        ] {
             fs::create_dir_all(directory).map_err(fault)?;
         }
         for (id, record) in records::<PodRecord>(&config.state.join("pods")).map_err(fault)? {
@@ -38,7 +41,9 @@ impl Runtime {
         }
         for (id, record) in records::<ContainerRecord>(&config.state.join("containers")).map_err(fault)? {
             match record {
-                Some(record) if lock(&self.inner.pods).contains_key(&record.sandbox) => self.adopt(id, record),
+                Some(record) if lock(&self.inner.pods).contains_key(&record.sandbox) => {
+                    self.adopt(id, record)
+                }
                 _ => self.discard_container(&id),
             }
         }
@@ -92,7 +97,11 @@ impl Runtime {
             }
             _ if record.boot != self.inner.boot => {
                 pod.record().phase = PodPhase::NotReady;
-                self.containers_lost(&record.id, "NodeRebooted", "the node was rebooted while the container ran");
+                self.containers_lost(
+                    &record.id,
+                    "NodeRebooted",
+                    "the node was rebooted while the container ran",
+                );
                 let record = pod.record().clone();
                 if let Err(error) = self.save_pod(&record) {
                     tracing::warn!(pod = record.id, "{error}");

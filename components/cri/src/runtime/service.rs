@@ -118,7 +118,8 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| missing("config"))?;
         let runtime = self.runtime.clone();
-        let pod_sandbox_id = whole(async move { runtime.run_pod(config, request.runtime_handler).await }).await?;
+        let pod_sandbox_id =
+            whole(async move { runtime.run_pod(config, request.runtime_handler).await }).await?;
         Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id }))
     }
 
@@ -155,7 +156,10 @@ impl RuntimeService for RuntimeServer {
         Ok(Response::new(cri::PodSandboxStatusResponse {
             status: Some(convert::pod_status(&record)),
             info,
-            containers_statuses: containers.iter().map(|held| convert::container_status(&held.record())).collect(),
+            containers_statuses: containers
+                .iter()
+                .map(|held| convert::container_status(&held.record()))
+                .collect(),
             timestamp: super::now(),
         }))
     }
@@ -201,7 +205,8 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::StopContainerRequest>,
     ) -> Answer<cri::StopContainerResponse> {
         let (runtime, request) = (self.runtime.clone(), request.into_inner());
-        whole(async move { runtime.stop_container(&request.container_id, seconds(request.timeout)).await }).await?;
+        whole(async move { runtime.stop_container(&request.container_id, seconds(request.timeout)).await })
+            .await?;
         Ok(Response::new(cri::StopContainerResponse {}))
     }
 
@@ -243,7 +248,10 @@ impl RuntimeService for RuntimeServer {
             let spec = self.runtime.bundle(&record.id).join(crate::shim::launch::SPEC_FILE);
             info.insert("spec".to_owned(), std::fs::read_to_string(spec).unwrap_or_default());
         }
-        Ok(Response::new(cri::ContainerStatusResponse { status: Some(convert::container_status(&record)), info }))
+        Ok(Response::new(cri::ContainerStatusResponse {
+            status: Some(convert::container_status(&record)),
+            info,
+        }))
     }
 
     async fn update_container_resources(
@@ -266,7 +274,8 @@ impl RuntimeService for RuntimeServer {
 
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
-        let result = self.runtime.exec_sync(&request.container_id, request.cmd, seconds(request.timeout)).await?;
+        let result =
+            self.runtime.exec_sync(&request.container_id, request.cmd, seconds(request.timeout)).await?;
         Ok(Response::new(result))
     }
 

@@ -55,8 +55,11 @@ impl ShimClient {
         let (reader, writer) = UnixStream::connect(socket).await?.into_split();
         let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let (events, receiver) = mpsc::unbounded_channel();
-        let client =
-            Self { pending: Arc::clone(&pending), writer: Arc::new(writer.into()), next: Arc::new(AtomicU64::new(1)) };
+        let client = Self {
+            pending: Arc::clone(&pending),
+            writer: Arc::new(writer.into()),
+            next: Arc::new(AtomicU64::new(1)),
+        };
         tokio::spawn(async move {
             if let Err(error) = read_messages(reader, &pending, &events).await {
                 tracing::warn!("a shim's connection broke: {error}");

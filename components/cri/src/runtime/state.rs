@@ -1,13 +1,7 @@
 //! What the daemon knows of pods and containers, in memory and on disk.
 
 use super::shim_client::ShimClient;
-use crate::{
-    cgroup::Resources,
-    image::ImageHold,
-    network::Attachment,
-    protocol::Exit,
-    spec::User,
-};
+use crate::{cgroup::Resources, image::ImageHold, network::Attachment, protocol::Exit, spec::User};
 use cairn_contract::cri;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -209,7 +203,10 @@ mod protobuf {
     use prost::Message;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<M: Message, S: Serializer>(message: &M, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<M: Message, S: Serializer>(
+        message: &M,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&BASE64_STANDARD.encode(message.encode_to_vec()))
     }
 

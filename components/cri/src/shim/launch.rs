@@ -62,8 +62,12 @@ pub fn start(root: &Path, request: &Start, stdio: Stdio, console: Option<&Path>)
             Some(socket) => builder.with_console_socket(Some(socket)),
             None => builder.with_stdin(stdio.stdin).with_stdout(stdio.stdout).with_stderr(stdio.stderr),
         };
-        let mut container =
-            builder.as_init(&request.bundle).with_systemd(false).with_detach(true).build().map_err(describe)?;
+        let mut container = builder
+            .as_init(&request.bundle)
+            .with_systemd(false)
+            .with_detach(true)
+            .build()
+            .map_err(describe)?;
         let pid = container.pid().ok_or("libcontainer reports no process")?.as_raw();
         limit(&cgroup, &spec, request, pid)?;
         container.start().map_err(describe)?;
@@ -86,7 +90,9 @@ fn limit(cgroup: &Cgroup, spec: &Spec, request: &Start, pid: i32) -> Result<(), 
         .and_then(|resources| resources.devices().as_deref());
     if let Some(rules) = rules
         && cgroup::layout() == Layout::Unified
-        && !rules.iter().any(|rule| rule.allow() && rule.typ().is_none_or(|kind| kind == oci_spec::runtime::LinuxDeviceType::A))
+        && !rules.iter().any(|rule| {
+            rule.allow() && rule.typ().is_none_or(|kind| kind == oci_spec::runtime::LinuxDeviceType::A)
+        })
     {
         cgroup::devices::restrict(cgroup, rules).map_err(|error| error.to_string())?;
     }
@@ -98,7 +104,13 @@ fn limit(cgroup: &Cgroup, spec: &Spec, request: &Start, pid: i32) -> Result<(), 
 }
 
 /// Starts a command in a running container; its process in the node's PID namespace.
-pub fn exec(root: &Path, bundle: &Path, container: &str, command: Vec<String>, stdio: Stdio) -> Result<i32, Failure> {
+pub fn exec(
+    root: &Path,
+    bundle: &Path,
+    container: &str,
+    command: Vec<String>,
+    stdio: Stdio,
+) -> Result<i32, Failure> {
     let spec = load_spec(bundle)?;
     let confined = Confined::of(&spec);
     let mut process = spec.process().clone().ok_or("the container has no process")?;
@@ -134,7 +146,8 @@ pub fn user_of(bundle: &Path) -> Result<u32, Failure> {
 }
 
 fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
-    Spec::load(bundle.join(SPEC_FILE)).map_err(|error| format!("cannot read the container's configuration: {error}"))
+    Spec::load(bundle.join(SPEC_FILE))
+        .map_err(|error| format!("cannot read the container's configuration: {error}"))
 }
 
 /// Writes libcontainer's `config.json`.
@@ -200,7 +213,8 @@ impl Executor for Confined {
         let program = find_program(process).map_err(other)?;
         // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go.
         if let Some(seccomp) = &self.seccomp {
-            initialize_seccomp(seccomp).map_err(|error| other(format!("cannot load the seccomp filter: {error}")))?;
+            initialize_seccomp(seccomp)
+                .map_err(|error| other(format!("cannot load the seccomp filter: {error}")))?;
         }
         if let Some(capabilities) = &self.capabilities {
             drop_privileges(capabilities, create_syscall().as_ref())
@@ -215,8 +229,8 @@ impl Executor for Confined {
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let process = spec.process().as_ref();
-        let process =
-            process.ok_or_else(|| ExecutorValidationError::ArgValidationError("no process to run".to_owned()))?;
+        let process = process
+            .ok_or_else(|| ExecutorValidationError::ArgValidationError("no process to run".to_owned()))?;
         find_program(process).map(drop).map_err(ExecutorValidationError::ArgValidationError)
     }
 }

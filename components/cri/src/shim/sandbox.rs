@@ -51,7 +51,8 @@ pub fn create(setup: &PodSetup) -> Result<Option<i32>, String> {
 }
 
 fn try_create(setup: &PodSetup) -> Result<Option<i32>, String> {
-    fs::create_dir_all(setup.run.join("ns")).map_err(|error| format!("cannot make the pod's directory: {error}"))?;
+    fs::create_dir_all(setup.run.join("ns"))
+        .map_err(|error| format!("cannot make the pod's directory: {error}"))?;
     let mut flags = UnshareFlags::empty();
     let mut names = Vec::new();
     for (wanted, flag, name) in [
@@ -74,7 +75,8 @@ fn try_create(setup: &PodSetup) -> Result<Option<i32>, String> {
     if setup.own_ipc {
         let place = shm_path(&setup.run);
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let options = CString::new(format!("mode=1777,size={SHM_SIZE}")).map_err(|error| error.to_string())?;
+        let options =
+            CString::new(format!("mode=1777,size={SHM_SIZE}")).map_err(|error| error.to_string())?;
         fs::create_dir_all(&place)
             .and_then(|()| Ok(mount("shm", &place, "tmpfs", flags, options.as_c_str())?))
             .map_err(|error| format!("cannot mount the pod's /dev/shm: {error}"))?;

@@ -9,7 +9,8 @@ use super::{
 use crate::{
     cgroup::Cgroup,
     protocol::{
-        self, ContainerState, Envelope, Event, ExecSync, Exit, Message, PodSetup, Reply, Request, SetupOutcome, Start,
+        self, ContainerState, Envelope, Event, ExecSync, Exit, Message, PodSetup, Reply, Request,
+        SetupOutcome, Start,
     },
     record,
 };
@@ -18,7 +19,9 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, set_child_subreaper, wait},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, set_child_subreaper, wait,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -42,7 +45,8 @@ pub fn serve(setup: &Path) -> u8 {
         Ok(_) => SetupOutcome::Ready,
         Err(error) => SetupOutcome::Failed(error.clone()),
     };
-    let told = protocol::encode(&report).and_then(|frame| io::stdout().write_all(&frame).and_then(|()| io::stdout().flush()));
+    let told = protocol::encode(&report)
+        .and_then(|frame| io::stdout().write_all(&frame).and_then(|()| io::stdout().flush()));
     // The daemon reads to the end: give it one.
     if let Ok(null) = null() {
         let _ = rustix::stdio::dup2_stdout(null);
@@ -125,7 +129,8 @@ impl Shim {
         let _ = fs::write("/proc/self/oom_score_adj", "-998");
         let cgroup = Cgroup::new(&setup.cgroup);
         cgroup.create().map_err(io("make the pod's cgroup"))?;
-        let joined = Cgroup::new(setup.cgroup.join("shim")).adopt(rustix::process::getpid().as_raw_nonzero().get());
+        let joined =
+            Cgroup::new(setup.cgroup.join("shim")).adopt(rustix::process::getpid().as_raw_nonzero().get());
         joined.map_err(io("join the pod's cgroup"))?;
         let pause = sandbox::create(&setup)?;
         let socket = setup.run.join(SOCKET);
@@ -213,8 +218,10 @@ impl Shim {
         let deadline = self.commands.iter().filter_map(|command| command.deadline).min();
         // Orphans that the shim adopted have no descriptor to wait on: look for them now and then.
         let longest = Duration::from_secs(30);
-        let timeout = deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
-        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        let timeout =
+            deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         if poll(&mut fds, Some(&timeout)).is_err() {
             return Vec::new();
         }
@@ -277,7 +284,11 @@ impl Shim {
                 containers: self
                     .containers
                     .iter()
-                    .map(|(id, held)| ContainerState { id: id.clone(), pid: held.pid, exit: held.exit.clone() })
+                    .map(|(id, held)| ContainerState {
+                        id: id.clone(),
+                        pid: held.pid,
+                        exit: held.exit.clone(),
+                    })
                     .collect(),
             },
             Request::Start(start) => match self.start(start) {
@@ -347,13 +358,16 @@ impl Shim {
         let stdio = Stdio { stdin, stdout: out, stderr: err };
         // One at a time, and short: a socket path has room for 107 bytes.
         let console_path = self.setup.run.join("tty.sock");
-        let console = request.terminal.then(|| UnixListener::bind(&console_path)).transpose().map_err(describe)?;
+        let console =
+            request.terminal.then(|| UnixListener::bind(&console_path)).transpose().map_err(describe)?;
         let started =
             launch::start(&self.library(), &request, stdio, console.as_ref().map(|_| console_path.as_path()));
         let _ = console.as_ref().map(|_| fs::remove_file(&console_path));
         let pid = started?;
         let streams = match &console {
-            None => vec![Stream::logged(stdout, StreamKind::Stdout), Stream::logged(stderr, StreamKind::Stderr)],
+            None => {
+                vec![Stream::logged(stdout, StreamKind::Stdout), Stream::logged(stderr, StreamKind::Stderr)]
+            }
             Some(listener) => match receive_terminal(listener) {
                 Ok(terminal) => vec![Stream::logged(terminal, StreamKind::Stdout)],
                 Err(error) => {
@@ -381,8 +395,9 @@ impl Shim {
         let (stderr, err) = output(user).map_err(failed)?;
         let stdio = Stdio { stdin: null().map_err(failed)?, stdout: out, stderr: err };
         let deadline = request.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-        let pid = launch::exec(&self.library(), &held.request.bundle, &request.container, request.command, stdio)
-            .map_err(Reply::Failed)?;
+        let pid =
+            launch::exec(&self.library(), &held.request.bundle, &request.container, request.command, stdio)
+                .map_err(Reply::Failed)?;
         self.commands.push(Command {
             pid,
             pidfd: watch(pid),
@@ -406,8 +421,11 @@ impl Shim {
                 command.code = Some(code);
             } else if self.pause == Some(pid) {
                 self.pause = None;
-            } else if let Some(id) =
-                self.containers.iter().find(|(_, held)| held.pid == pid && held.exit.is_none()).map(|(id, _)| id.clone())
+            } else if let Some(id) = self
+                .containers
+                .iter()
+                .find(|(_, held)| held.pid == pid && held.exit.is_none())
+                .map(|(id, _)| id.clone())
             {
                 self.exited(&id, code);
             }
@@ -477,7 +495,8 @@ impl Shim {
             let _ = send_signal(pause, libc::SIGKILL);
         }
         let deadline = Instant::now() + Duration::from_secs(10);
-        while (self.pause.is_some() || self.containers.values().any(|held| held.exit.is_none())) && Instant::now() < deadline
+        while (self.pause.is_some() || self.containers.values().any(|held| held.exit.is_none()))
+            && Instant::now() < deadline
         {
             self.reap();
             std::thread::sleep(Duration::from_millis(2));

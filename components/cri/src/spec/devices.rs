@@ -28,7 +28,8 @@ impl Devices {
     pub(super) fn resolve(wanted: &[cri::Device], privileged: bool) -> Result<Self, String> {
         if privileged {
             let mut nodes = Vec::new();
-            collect(Path::new("/dev"), Path::new("/dev"), &mut nodes).map_err(|error| format!("/dev: {error}"))?;
+            collect(Path::new("/dev"), Path::new("/dev"), &mut nodes)
+                .map_err(|error| format!("/dev: {error}"))?;
             return Ok(Self { nodes, rules: vec![rule(true, LinuxDeviceType::A, None, None, "rwm")] });
         }
         let mut devices = Self { nodes: Vec::new(), rules: default_rules() };
@@ -63,9 +64,19 @@ fn default_rules() -> Vec<LinuxDeviceCgroup> {
     rules
 }
 
-fn rule(allow: bool, kind: LinuxDeviceType, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+fn rule(
+    allow: bool,
+    kind: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
-    rule.set_allow(allow).set_typ(Some(kind)).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
+    rule.set_allow(allow)
+        .set_typ(Some(kind))
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.to_owned()));
     rule
 }
 
@@ -79,7 +90,9 @@ fn collect(from: &Path, to: &Path, nodes: &mut Vec<LinuxDevice>) -> io::Result<(
                 let entry = entry?;
                 let kind = entry.file_type()?;
                 let name = PathBuf::from(entry.file_name());
-                if kind.is_symlink() || kind.is_dir() && NOT_DEVICES.iter().any(|&other| name == Path::new(other)) {
+                if kind.is_symlink()
+                    || kind.is_dir() && NOT_DEVICES.iter().any(|&other| name == Path::new(other))
+                {
                     continue;
                 }
                 // A device may vanish while the directory is read.

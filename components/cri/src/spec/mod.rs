@@ -19,8 +19,8 @@ use cairn_contract::cri;
 use oci_spec::{
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Process, Root, Spec,
-        User as OciUser,
+        Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Process, Root,
+        Spec, User as OciUser,
     },
 };
 use std::{
@@ -88,9 +88,11 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
     let image = input.image.config().as_ref();
     refuse_unsupported(security)?;
 
-    let user = Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
+    let user =
+        Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
     let (set, ambient) = capabilities::resolve(security.capabilities.as_ref(), security.privileged)?;
-    let devices = devices::Devices::resolve(&input.config.devices, security.privileged).map_err(SpecError::Refused)?;
+    let devices =
+        devices::Devices::resolve(&input.config.devices, security.privileged).map_err(SpecError::Refused)?;
     let (mounts, propagation) = mounts::resolve(input, security.privileged, security.readonly_rootfs)?;
 
     let mut process = Process::default();
@@ -138,9 +140,10 @@ fn refuse_unsupported(security: &cri::LinuxContainerSecurityContext) -> Result<(
     if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
         return refuse("user namespaces are not supported by this runtime yet");
     }
-    let localhost = security.apparmor.as_ref().is_some_and(|profile| {
-        profile.profile_type() == cri::security_profile::ProfileType::Localhost
-    });
+    let localhost = security
+        .apparmor
+        .as_ref()
+        .is_some_and(|profile| profile.profile_type() == cri::security_profile::ProfileType::Localhost);
     if (localhost || security.apparmor_profile.starts_with("localhost/"))
         && !Path::new("/sys/kernel/security/apparmor").exists()
     {
@@ -243,8 +246,9 @@ fn seccomp_profile(
         ProfileType::Unconfined => Ok(None),
         ProfileType::RuntimeDefault => Ok(Some(seccomp::runtime_default(capabilities))),
         ProfileType::Localhost => {
-            let refused =
-                |error: &dyn std::fmt::Display| SpecError::Refused(format!("seccomp profile {file}: {error}"));
+            let refused = |error: &dyn std::fmt::Display| {
+                SpecError::Refused(format!("seccomp profile {file}: {error}"))
+            };
             let text = std::fs::read(file).map_err(|error| refused(&error))?;
             serde_json::from_slice(&text).map(Some).map_err(|error| refused(&error))
         }
@@ -313,8 +317,11 @@ mod tests {
     fn command_and_args_follow_kubernetes() {
         let args = |command: &[&str], args: &[&str]| {
             let own = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
-            let config =
-                cri::ContainerConfig { command: own(command), args: own(args), ..cri::ContainerConfig::default() };
+            let config = cri::ContainerConfig {
+                command: own(command),
+                args: own(args),
+                ..cri::ContainerConfig::default()
+            };
             generated(&config).process().as_ref().unwrap().args().clone().unwrap()
         };
         assert_eq!(args(&[], &[]), ["/entry", "cmd"]);
@@ -380,7 +387,10 @@ mod tests {
     fn what_is_not_supported_is_refused() {
         let config = security(cri::LinuxContainerSecurityContext {
             namespace_options: Some(cri::NamespaceOption {
-                userns_options: Some(cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), ..Default::default() }),
+                userns_options: Some(cri::UserNamespace {
+                    mode: cri::NamespaceMode::Pod.into(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()

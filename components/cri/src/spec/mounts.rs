@@ -42,7 +42,11 @@ fn bind(destination: &str, source: &Path, options: &[&str]) -> Mount {
 }
 
 /// All mounts, in order, and the strongest propagation among them.
-pub(super) fn resolve(input: &Input<'_>, privileged: bool, readonly_root: bool) -> Result<(Vec<Mount>, Propagation), SpecError> {
+pub(super) fn resolve(
+    input: &Input<'_>,
+    privileged: bool,
+    readonly_root: bool,
+) -> Result<(Vec<Mount>, Propagation), SpecError> {
     let access = if privileged { "rw" } else { "ro" };
     let hardened = ["nosuid", "noexec", "nodev"];
     let with = |extra: &[&'static str]| [&hardened[..], extra].concat();
@@ -84,7 +88,10 @@ pub(super) fn resolve(input: &Input<'_>, privileged: bool, readonly_root: bool) 
 /// One of the pod author's mounts.
 fn volume(wanted: &cri::Mount) -> Result<(Mount, Propagation), SpecError> {
     let refuse = |reason: &str| {
-        Err(SpecError::Refused(format!("mount of {} on {}: {reason}", wanted.host_path, wanted.container_path)))
+        Err(SpecError::Refused(format!(
+            "mount of {} on {}: {reason}",
+            wanted.host_path, wanted.container_path
+        )))
     };
     if !wanted.container_path.starts_with('/') {
         return refuse("the container path must be absolute");
@@ -101,7 +108,8 @@ fn volume(wanted: &cri::Mount) -> Result<(Mount, Propagation), SpecError> {
     }
     if !source.exists() {
         // Kubelet creates what should be there; what it leaves out is a directory by CRI's custom.
-        fs::create_dir_all(source).map_err(|error| SpecError::Refused(format!("cannot make {}: {error}", wanted.host_path)))?;
+        fs::create_dir_all(source)
+            .map_err(|error| SpecError::Refused(format!("cannot make {}: {error}", wanted.host_path)))?;
     }
     let source = fs::canonicalize(source)
         .map_err(|error| SpecError::Refused(format!("cannot resolve {}: {error}", wanted.host_path)))?;

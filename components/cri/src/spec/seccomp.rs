@@ -6,8 +6,8 @@
 //! look, and C libraries then fall back to `clone`, whose flags it can see.
 
 use oci_spec::runtime::{
-    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
-    LinuxSeccompOperator, LinuxSyscall,
+    Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
+    LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
 };
 
 /// Namespace flags of `clone`: NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWNS.
@@ -123,7 +123,12 @@ fn allow_if(name: &str, condition: Option<LinuxSeccompArg>) -> LinuxSyscall {
 }
 
 /// `None` cannot happen: every field is set.
-fn argument(index: usize, value: u64, second: Option<u64>, operator: LinuxSeccompOperator) -> Option<LinuxSeccompArg> {
+fn argument(
+    index: usize,
+    value: u64,
+    second: Option<u64>,
+    operator: LinuxSeccompOperator,
+) -> Option<LinuxSeccompArg> {
     let builder = LinuxSeccompArgBuilder::default().index(index).value(value).op(operator);
     match second {
         Some(second) => builder.value_two(second),
@@ -158,9 +163,13 @@ mod tests {
     fn conditions_are_present() {
         let plain = runtime_default(&Capabilities::new());
         for name in ["clone", "socket", "personality"] {
-            let rules = plain.syscalls().iter().flatten().filter(|rule| rule.names().contains(&name.to_owned()));
+            let rules =
+                plain.syscalls().iter().flatten().filter(|rule| rule.names().contains(&name.to_owned()));
             assert!(rules.clone().count() > 0);
-            assert!(rules.into_iter().all(|rule| rule.args().as_ref().is_some_and(|args| !args.is_empty())), "{name}");
+            assert!(
+                rules.into_iter().all(|rule| rule.args().as_ref().is_some_and(|args| !args.is_empty())),
+                "{name}"
+            );
         }
     }
 }

@@ -69,16 +69,20 @@ impl Accounts {
                 return Ok((uid, Some(gid)));
             }
         }
-        number
-            .map(|uid| (uid, None))
-            .ok_or_else(|| UserError::Unknown { kind: "user", name: name.to_owned(), file: "passwd" })
+        number.map(|uid| (uid, None)).ok_or_else(|| UserError::Unknown {
+            kind: "user",
+            name: name.to_owned(),
+            file: "passwd",
+        })
     }
 
     fn group(&self, name: &str) -> Result<u32, UserError> {
         let found = self.groups().find(|&(held, _, _)| held == name).map(|(_, gid, _)| gid);
-        found
-            .or_else(|| name.parse().ok())
-            .ok_or_else(|| UserError::Unknown { kind: "group", name: name.to_owned(), file: "group" })
+        found.or_else(|| name.parse().ok()).ok_or_else(|| UserError::Unknown {
+            kind: "group",
+            name: name.to_owned(),
+            file: "group",
+        })
     }
 
     fn groups(&self) -> impl Iterator<Item = (&str, u32, &str)> {
@@ -99,7 +103,8 @@ impl Accounts {
                 (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
             })
             .collect();
-        let listed = self.groups().filter(|(_, _, members)| members.split(',').any(|member| names.contains(&member)));
+        let listed =
+            self.groups().filter(|(_, _, members)| members.split(',').any(|member| names.contains(&member)));
         listed.map(|(_, gid, _)| gid).collect()
     }
 
@@ -122,7 +127,9 @@ impl Accounts {
         } else if !security.run_as_username.is_empty() {
             self.user(&security.run_as_username)?
         } else if security.run_as_group.is_some() && image_user.is_empty() {
-            return Err(UserError::Invalid("run_as_group needs run_as_user or a user in the image".to_owned()));
+            return Err(UserError::Invalid(
+                "run_as_group needs run_as_user or a user in the image".to_owned(),
+            ));
         } else if image_user.is_empty() {
             self.user("0")?
         } else {
