@@ -35,7 +35,9 @@ pub fn from_networkd(state: &str) -> Option<String> {
 /// Renders the file. libc uses the first three servers; more are written for those who read them all.
 pub fn resolv_conf(servers: &[String], search: &[String]) -> String {
     let mut text = String::new();
-    servers.iter().for_each(|server| drop(writeln!(text, "nameserver {server}")));
+    for server in servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
     if !search.is_empty() {
         let _ = writeln!(text, "search {}", search.join(" "));
     }

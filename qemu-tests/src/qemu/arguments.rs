@@ -171,7 +171,7 @@ impl MachineSpec {
         line.option("-drive", joined([head.into(), escaped(&disk.path)]));
         line.option(
             "-device",
-            format!("virtio-blk-pci,drive=disk{index},serial=disk{index},bootindex={index}"),
+            format!("virtio-blk-pci,drive=disk{index},serial=disk{index},bootindex={}", index + 1),
         );
     }
 

@@ -100,7 +100,10 @@ impl Challenge {
             let scheme = &rest[..end];
             let (parameters, remainder) = parameters(&rest[end..]);
             let get = |name: &str| {
-                parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+                parameters
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.clone())
             };
             if scheme.eq_ignore_ascii_case("bearer") {
                 if let Some(realm) = get("realm") {
@@ -192,8 +195,14 @@ mod tests {
         let user = Auth::Basic { username: "user".into(), password: "pa:ss".into() };
         let encoded = STANDARD.encode("user:pa:ss");
         assert_eq!(Auth::from_cri(&config(&encoded, ""), "r.example"), Ok(Some(user.clone())));
-        assert_eq!(Auth::from_cri(&config(&encoded, "https://R.example/v2/"), "r.example"), Ok(Some(user.clone())));
-        assert_eq!(Auth::from_cri(&config(&encoded, "https://index.docker.io/v1/"), "docker.io"), Ok(Some(user)));
+        assert_eq!(
+            Auth::from_cri(&config(&encoded, "https://R.example/v2/"), "r.example"),
+            Ok(Some(user.clone()))
+        );
+        assert_eq!(
+            Auth::from_cri(&config(&encoded, "https://index.docker.io/v1/"), "docker.io"),
+            Ok(Some(user))
+        );
         assert_eq!(Auth::from_cri(&config(&encoded, "other.example"), "r.example"), Ok(None));
         assert_eq!(Auth::from_cri(&config("!", ""), "r.example"), Err(InvalidAuth));
         assert_eq!(Auth::from_cri(&config("", ""), "r.example"), Ok(None));

@@ -40,7 +40,8 @@ impl Baked {
             let (config, _) = manifest::parse_config(&bytes).map_err(|error| bad(&path, &error))?;
             let (mut repo_tags, mut repo_digests) = (Vec::new(), Vec::new());
             for name in &entry.names {
-                let reference: Reference = name.parse().map_err(|error| bad(&root.join("index.json"), &error))?;
+                let reference: Reference =
+                    name.parse().map_err(|error| bad(&root.join("index.json"), &error))?;
                 if reference.digest().is_none() {
                     repo_tags.push(reference.to_string());
                 }

@@ -72,9 +72,12 @@ impl Catalog {
         }
         // The node image's names are fixed.
         for image in &self.baked.images {
-            names.extend(image.repo_tags.iter().chain(&image.repo_digests).map(|name| (name.clone(), image.id)));
+            names.extend(
+                image.repo_tags.iter().chain(&image.repo_digests).map(|name| (name.clone(), image.id)),
+            );
         }
-        let mut images: BTreeMap<_, _> = self.baked.images.iter().map(|image| (image.id, image.clone())).collect();
+        let mut images: BTreeMap<_, _> =
+            self.baked.images.iter().map(|image| (image.id, image.clone())).collect();
         for (id, (record, config)) in &self.records {
             let image = images.entry(*id).or_insert_with(|| Image {
                 id: *id,
@@ -99,7 +102,8 @@ impl Catalog {
 
     /// By name, then by id or a prefix of it that fits one image only.
     pub(super) fn resolve(&self, text: &str) -> Option<Arc<Image>> {
-        let by_name = text.parse::<Reference>().ok().and_then(|reference| self.names.get(&reference.to_string()));
+        let by_name =
+            text.parse::<Reference>().ok().and_then(|reference| self.names.get(&reference.to_string()));
         if let Some(image) = by_name.and_then(|id| self.images.get(id)) {
             return Some(Arc::clone(image));
         }

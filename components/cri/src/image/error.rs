@@ -41,7 +41,9 @@ pub enum ImageError {
         detail: String,
     },
     /// Bytes stopped coming.
-    #[error("{what}: no byte received for {seconds} s (pull_progress_timeout_seconds); check the network to {host}")]
+    #[error(
+        "{what}: no byte received for {seconds} s (pull_progress_timeout_seconds); check the network to {host}"
+    )]
     Stalled {
         /// What was being fetched.
         what: String,
@@ -79,7 +81,9 @@ pub enum ImageError {
         source: Arc<UnpackError>,
     },
     /// The image is part of the node image.
-    #[error("image {0} is baked into the node image and cannot be removed; build an image without it instead")]
+    #[error(
+        "image {0} is baked into the node image and cannot be removed; build an image without it instead"
+    )]
     Pinned(Sha256Digest),
     /// A container uses the image.
     #[error("image {0} is in use by a container; remove the container first")]

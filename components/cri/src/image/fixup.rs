@@ -67,10 +67,14 @@ fn described(layers: &[Lower<'_>], path: &Path) -> Option<(PathBuf, bool)> {
 
 enum Found {
     /// No such entry; an opaque directory above it hides those of lower layers.
-    Nothing { opaque: bool },
+    Nothing {
+        opaque: bool,
+    },
     /// A file, symlink or whiteout, here or above.
     Blocked,
-    Directory { opaque: bool },
+    Directory {
+        opaque: bool,
+    },
 }
 
 /// Looks at `path` in one layer, component by component, following nothing.
@@ -151,9 +155,13 @@ mod tests {
         create_dir_all(top.join("tmp/deep")).unwrap();
         create_dir_all(top.join("etc")).unwrap();
         let implicit = ["etc", "tmp", "tmp/deep"].map(PathBuf::from);
-        let layers = [Lower { root: top.clone(), implicit: &implicit }, Lower { root: base.clone(), implicit: &[] }];
+        let layers =
+            [Lower { root: top.clone(), implicit: &implicit }, Lower { root: base.clone(), implicit: &[] }];
         let planned = plan(&layers);
-        assert_eq!(planned.iter().map(|(path, _)| path.to_str().unwrap()).collect::<Vec<_>>(), ["tmp", "tmp/deep"]);
+        assert_eq!(
+            planned.iter().map(|(path, _)| path.to_str().unwrap()).collect::<Vec<_>>(),
+            ["tmp", "tmp/deep"]
+        );
         let fix = dir.path().join("fix");
         create_dir_all(&fix).unwrap();
         make(&planned, &fix).unwrap();
@@ -161,7 +169,8 @@ mod tests {
         assert_eq!([mode("tmp"), mode("tmp/deep")], [0o1777, 0o700]);
 
         // Described on top: what the top says counts, and nothing is to be mended.
-        let layers = [Lower { root: top.clone(), implicit: &[] }, Lower { root: base.clone(), implicit: &[] }];
+        let layers =
+            [Lower { root: top.clone(), implicit: &[] }, Lower { root: base.clone(), implicit: &[] }];
         assert!(plan(&layers).is_empty());
         // Removed on top: nothing comes back.
         let above = dir.path().join("above");

@@ -44,7 +44,11 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         (result, started)
     }
 
-    fn board(&self, key: &K, start: impl FnOnce() -> BoxFuture<'static, T>) -> (Shared<BoxFuture<'static, T>>, bool) {
+    fn board(
+        &self,
+        key: &K,
+        start: impl FnOnce() -> BoxFuture<'static, T>,
+    ) -> (Shared<BoxFuture<'static, T>>, bool) {
         let mut flying = self.flying.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flying.get(key).and_then(WeakShared::upgrade)
             && flight.peek().is_none()

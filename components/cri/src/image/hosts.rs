@@ -162,14 +162,17 @@ fn parse(text: &str, directory: &Path, domain: &str) -> Result<Vec<Endpoint>, Ho
 fn endpoint(url: &str, table: &HostTable, directory: &Path) -> Result<Endpoint, HostsError> {
     let path = directory.join("hosts.toml");
     let value = |message: String| HostsError::Value { path: path.clone(), message };
-    let absolute = if url.contains("://") { url.to_owned() } else { format!("{}://{url}", default_scheme(url)) };
-    let parsed = reqwest::Url::parse(&absolute).map_err(|error| value(format!("`{url}` is not a URL: {error}")))?;
+    let absolute =
+        if url.contains("://") { url.to_owned() } else { format!("{}://{url}", default_scheme(url)) };
+    let parsed =
+        reqwest::Url::parse(&absolute).map_err(|error| value(format!("`{url}` is not a URL: {error}")))?;
     let Some(host) = parsed.host_str().filter(|_| matches!(parsed.scheme(), "http" | "https")) else {
         return Err(value(format!("`{url}` must be an http:// or https:// URL")));
     };
     let host = parsed.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
     let root = parsed.path().trim_end_matches('/');
-    let root = if table.override_path || root.ends_with("/v2") { root.to_owned() } else { format!("{root}/v2") };
+    let root =
+        if table.override_path || root.ends_with("/v2") { root.to_owned() } else { format!("{root}/v2") };
 
     let (mut resolve, mut pull) = (true, true);
     if let Some(capabilities) = &table.capabilities {
@@ -179,7 +182,11 @@ fn endpoint(url: &str, table: &HostTable, directory: &Path) -> Result<Endpoint, 
                 "resolve" => resolve = true,
                 "pull" => pull = true,
                 "push" | "referrers" => {}
-                other => return Err(value(format!("`{url}`: unknown capability `{other}`: use pull, resolve or push"))),
+                other => {
+                    return Err(value(format!(
+                        "`{url}`: unknown capability `{other}`: use pull, resolve or push"
+                    )));
+                }
             }
         }
     }
@@ -232,7 +239,8 @@ fn default_scheme(host: &str) -> &'static str {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
         None => host.split(':').next().unwrap_or(host),
     };
-    let loopback = name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let loopback =
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if loopback { "http" } else { "https" }
 }
 
@@ -280,7 +288,10 @@ mod tests {
         );
         let endpoints = parse(text, Path::new("/nonexistent"), "r.example").unwrap();
         assert!(endpoints[0].pull && !endpoints[0].resolve);
-        assert_eq!(endpoints[2].headers, [("x-token".into(), "one".into()), ("x-token".into(), "two".into())]);
+        assert_eq!(
+            endpoints[2].headers,
+            [("x-token".into(), "one".into()), ("x-token".into(), "two".into())]
+        );
         assert_eq!(bases("skip_verify = true", "docker.io"), ["https://registry-1.docker.io/v2"]);
         assert!(parse("skip_verify = true", Path::new("/"), "r.example").unwrap()[0].tls.skip_verify);
     }

@@ -112,7 +112,8 @@ struct Received {
 }
 
 fn receive(receiver: mpsc::Receiver<Piece>, ingest: &Ingest) -> Result<Received, UnpackError> {
-    let mut blob = Hashing { inner: Pipe { receiver, current: Bytes::new(), ended: false }, hash: Sha256::new() };
+    let mut blob =
+        Hashing { inner: Pipe { receiver, current: Bytes::new(), ended: false }, hash: Sha256::new() };
     let (unpacked, diff_id) = {
         let inflated = inflate(&mut blob).map_err(TarError::Io)?;
         let mut layer = Hashing { inner: inflated, hash: Sha256::new() };
@@ -164,7 +165,12 @@ impl Read for Pipe {
             match self.receiver.blocking_recv() {
                 Some(Piece::Data(data)) => self.current = data,
                 Some(Piece::End) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was abandoned")),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the download was abandoned",
+                    ));
+                }
             }
         }
         let count = self.current.len().min(buffer.len());

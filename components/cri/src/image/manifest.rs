@@ -101,8 +101,8 @@ struct Raw {
 
 impl Document {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let raw: Raw =
-            serde_json::from_slice(bytes).map_err(|source| ManifestError::Syntax { what: "manifest", source })?;
+        let raw: Raw = serde_json::from_slice(bytes)
+            .map_err(|source| ManifestError::Syntax { what: "manifest", source })?;
         if raw.schema_version == 1 {
             return Err(ManifestError::Schema1);
         }
@@ -136,7 +136,12 @@ pub(super) fn choose(manifests: &[Descriptor], machine: Machine) -> Result<&Desc
     }
     best.map(|(_, entry)| entry).ok_or_else(|| ManifestError::Platform {
         architecture: std::env::consts::ARCH.to_owned(),
-        offered: match manifests.iter().filter_map(|entry| entry.platform.as_ref()).map(describe).collect::<Vec<_>>() {
+        offered: match manifests
+            .iter()
+            .filter_map(|entry| entry.platform.as_ref())
+            .map(describe)
+            .collect::<Vec<_>>()
+        {
             offered if offered.is_empty() => "nothing".to_owned(),
             offered => offered.join(", "),
         },
@@ -150,8 +155,8 @@ fn describe(platform: &Platform) -> String {
 
 /// Parses a configuration and returns its diff ids, lowest first.
 pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Sha256Digest>), ManifestError> {
-    let config: ImageConfiguration =
-        serde_json::from_slice(bytes).map_err(|source| ManifestError::Syntax { what: "configuration", source })?;
+    let config: ImageConfiguration = serde_json::from_slice(bytes)
+        .map_err(|source| ManifestError::Syntax { what: "configuration", source })?;
     let diff_ids = config
         .rootfs()
         .diff_ids()
@@ -198,7 +203,9 @@ mod tests {
     fn both_kinds_of_documents_are_told_apart() {
         let config = entry("1", "");
         let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{}]}}"#, entry("2", ""));
-        assert!(matches!(Document::parse(image.as_bytes()), Ok(Document::Image { layers, .. }) if layers.len() == 1));
+        assert!(
+            matches!(Document::parse(image.as_bytes()), Ok(Document::Image { layers, .. }) if layers.len() == 1)
+        );
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{config}]}}"#);
         assert!(matches!(Document::parse(index.as_bytes()), Ok(Document::Index(_))));
         let both = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"manifests":[]}}"#);
@@ -214,7 +221,8 @@ mod tests {
     fn the_index_entry_for_this_machine_is_chosen() {
         let arch = Machine::this();
         let this = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
-        let platform = |os: &str, arch: &str| format!(r#","platform":{{"os":"{os}","architecture":"{arch}"}}"#);
+        let platform =
+            |os: &str, arch: &str| format!(r#","platform":{{"os":"{os}","architecture":"{arch}"}}"#);
         let parse = |entries: &[String]| {
             let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
             match Document::parse(text.as_bytes()) {

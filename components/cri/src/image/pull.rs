@@ -173,7 +173,10 @@ struct Found {
 }
 
 async fn find(inner: &Inner, repository: &Repository, reference: &Reference) -> Shared<Found> {
-    let bad = |source: ManifestError| ImageError::Manifest { reference: reference.to_string(), source: source.into() };
+    let bad = |source: ManifestError| ImageError::Manifest {
+        reference: reference.to_string(),
+        source: source.into(),
+    };
     let (mut bytes, top) = repository.resolve().await?;
     let mut digest = top;
     let mut content = Vec::new();

@@ -88,7 +88,8 @@ impl FromStr for Reference {
         let (name, digest) = match text.split_once('@') {
             None => (text, None),
             Some((name, digest)) => {
-                let digest = digest.parse().map_err(|_| invalid("after `@` must stand sha256: and 64 hex digits"))?;
+                let digest =
+                    digest.parse().map_err(|_| invalid("after `@` must stand sha256: and 64 hex digits"))?;
                 (name, Some(digest))
             }
         };
@@ -123,7 +124,9 @@ impl FromStr for Reference {
         if let Some(tag) = tag
             && !is_tag(tag)
         {
-            return Err(invalid("a tag is at most 128 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`"));
+            return Err(invalid(
+                "a tag is at most 128 letters, digits, `_`, `.` and `-`, not starting with `.` or `-`",
+            ));
         }
         let version = match digest {
             Some(digest) => Version::Digest(digest),
@@ -151,10 +154,13 @@ fn split_domain(name: &str) -> (Option<&str>, &str) {
 fn is_domain(domain: &str) -> bool {
     let (host, port) = match domain.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port.strip_prefix(':').or(match port {
-                "" => None,
-                _ => Some("bad"),
-            })),
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (
+                "v6",
+                port.strip_prefix(':').or(match port {
+                    "" => None,
+                    _ => Some("bad"),
+                }),
+            ),
             _ => return false,
         },
         None => match domain.split_once(':') {
@@ -168,7 +174,8 @@ fn is_domain(domain: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    host.split('.').all(label) && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    host.split('.').all(label)
+        && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -219,9 +226,34 @@ mod tests {
     #[test]
     fn what_is_no_reference_is_refused() {
         for text in [
-            "", ":", "@", "/", "a/", "/a", "Busybox", "a b", "a:", "a:.x", "a:b:c", "a@sha256:00", "a@md5:00",
-            "-a", "a-", "a..b", "a___b", "r.example:port/a", "r.example:99999/a", "[::1/a", "[::1]x/a", "../etc",
-            "a/../b", "https://r.example/a", "r.example/A", "a\n", "-r.example/a", "é",
+            "",
+            ":",
+            "@",
+            "/",
+            "a/",
+            "/a",
+            "Busybox",
+            "a b",
+            "a:",
+            "a:.x",
+            "a:b:c",
+            "a@sha256:00",
+            "a@md5:00",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "r.example:port/a",
+            "r.example:99999/a",
+            "[::1/a",
+            "[::1]x/a",
+            "../etc",
+            "a/../b",
+            "https://r.example/a",
+            "r.example/A",
+            "a\n",
+            "-r.example/a",
+            "é",
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }

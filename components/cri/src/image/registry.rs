@@ -72,9 +72,13 @@ impl Registry {
     }
 
     /// Opens the repository that `reference` is in.
-    pub(super) fn repository(&self, reference: &Reference, auth: Option<Auth>) -> Result<Repository, ImageError> {
-        let endpoints =
-            hosts::endpoints(&self.certs_d, reference.domain()).map_err(|error| ImageError::Hosts(error.into()))?;
+    pub(super) fn repository(
+        &self,
+        reference: &Reference,
+        auth: Option<Auth>,
+    ) -> Result<Repository, ImageError> {
+        let endpoints = hosts::endpoints(&self.certs_d, reference.domain())
+            .map_err(|error| ImageError::Hosts(error.into()))?;
         let endpoints = endpoints
             .into_iter()
             .map(|endpoint| {
@@ -163,7 +167,9 @@ impl Repository {
     async fn manifest_of(&self, wanted: &Reference) -> Result<(Vec<u8>, Sha256Digest), ImageError> {
         let mut failures = Failures::default();
         let by_tag = wanted.digest().is_none();
-        for session in self.endpoints.iter().filter(|s| if by_tag { s.endpoint.resolve } else { s.endpoint.pull }) {
+        for session in
+            self.endpoints.iter().filter(|s| if by_tag { s.endpoint.resolve } else { s.endpoint.pull })
+        {
             let path = format!("manifests/{}", wanted.version_text());
             let document = self.small(session, &path, Some(ACCEPT), MAX_MANIFEST, |bytes| {
                 let actual = sha256(bytes);
@@ -293,7 +299,8 @@ impl Repository {
         let mut skip = 0;
         if transfer.offset > 0 {
             if response.status() == StatusCode::PARTIAL_CONTENT {
-                let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+                let range =
+                    response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
                 if !range.is_some_and(|range| range.starts_with(&format!("bytes {}-", transfer.offset))) {
                     return Err(Failure::Final(format!("answered a range request with range {range:?}")));
                 }
@@ -306,7 +313,12 @@ impl Repository {
             let mut data = match tokio::time::timeout(patience, stream.next()).await {
                 Err(_) => return Err(Failure::Transient("the connection hangs".to_owned(), None)),
                 Ok(None) if transfer.offset == size => return Ok(()),
-                Ok(None) => return Err(Failure::Transient(format!("ended after {} of {size} bytes", transfer.offset), None)),
+                Ok(None) => {
+                    return Err(Failure::Transient(
+                        format!("ended after {} of {size} bytes", transfer.offset),
+                        None,
+                    ));
+                }
                 Ok(Some(Err(error))) => return Err(transport(&error)),
                 Ok(Some(Ok(data))) => data,
             };
@@ -319,7 +331,9 @@ impl Repository {
             }
             transfer.offset += data.len() as u64;
             if transfer.offset > size {
-                return Err(Failure::Final(format!("sent more than the {size} bytes that the manifest says")));
+                return Err(Failure::Final(format!(
+                    "sent more than the {size} bytes that the manifest says"
+                )));
             }
             transfer.sink.send(Piece::Data(data)).await.map_err(|_| Failure::Unwanted)?;
             transfer.last_byte = Instant::now();
@@ -382,7 +396,8 @@ impl Repository {
                 request = request.header(name, value);
             }
         }
-        let authorization = lock(&session.authorization).clone().or_else(|| configured_authorization(endpoint));
+        let authorization =
+            lock(&session.authorization).clone().or_else(|| configured_authorization(endpoint));
         if let Some(value) = authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
@@ -406,12 +421,15 @@ impl Repository {
             .filter_map(|value| Challenge::parse(value.to_str().ok()?))
             .max_by_key(|challenge| matches!(challenge, Challenge::Bearer { .. }))
             .ok_or_else(|| Failure::Denied("401 without a challenge we can answer".to_owned()))?;
-        let configured = configured_authorization(&session.endpoint).and_then(|value| Auth::from_header(&value));
+        let configured =
+            configured_authorization(&session.endpoint).and_then(|value| Auth::from_header(&value));
         let credentials = self.auth.clone().or(configured);
         let value = match (challenge, credentials) {
             (_, Some(Auth::RegistryToken(token))) => format!("Bearer {token}"),
             (Challenge::Basic, Some(Auth::Basic { username, password })) => basic(&username, &password),
-            (Challenge::Basic, _) => return Err(Failure::Denied("it wants a user name and a password".to_owned())),
+            (Challenge::Basic, _) => {
+                return Err(Failure::Denied("it wants a user name and a password".to_owned()));
+            }
             (Challenge::Bearer { realm, service, scope }, credentials) => {
                 let token = self.token(session, &realm, service, scope, credentials).await?;
                 format!("Bearer {token}")
@@ -438,7 +456,9 @@ impl Repository {
         let mut url =
             Url::parse(realm).map_err(|error| Failure::Final(format!("token service `{realm}`: {error}")))?;
         if session.endpoint.base.starts_with("https:") && url.scheme() != "https" {
-            return Err(Failure::Final(format!("token service `{realm}` is not https: credentials stay here")));
+            return Err(Failure::Final(format!(
+                "token service `{realm}` is not https: credentials stay here"
+            )));
         }
         let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.reference.path()));
         let mut parameters = vec![("scope", scope)];

@@ -24,7 +24,8 @@ impl ImageServer {
     }
 
     fn matching(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
-        let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
+        let wanted =
+            filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
         match wanted {
             None => self.0.list().iter().map(|image| message(image)).collect(),
             Some(name) => self.0.resolve(&name).iter().map(|image| message(image)).collect(),
@@ -58,7 +59,9 @@ impl cri::image_service_server::ImageService for ImageServer {
         let request = request.into_inner();
         let name = name(request.image)?;
         // An image that is not there is an answer, not an error: the kubelet pulls then.
-        let Some(image) = self.0.resolve(&name) else { return Ok(Response::new(cri::ImageStatusResponse::default())) };
+        let Some(image) = self.0.resolve(&name) else {
+            return Ok(Response::new(cri::ImageStatusResponse::default()));
+        };
         let info = if request.verbose { verbose(&self.0, &image).await? } else { HashMap::new() };
         Ok(Response::new(cri::ImageStatusResponse { image: Some(message(&image)), info }))
     }
@@ -142,7 +145,8 @@ async fn verbose(service: &ImageService, image: &Arc<Image>) -> Result<HashMap<S
         let content = inner.content_of(&id).into_iter().filter(|digest| *digest != id);
         content
             .filter_map(|digest| {
-                let document: serde_json::Value = serde_json::from_slice(&inner.read_content(digest).ok()?).ok()?;
+                let document: serde_json::Value =
+                    serde_json::from_slice(&inner.read_content(digest).ok()?).ok()?;
                 Some((digest.to_string(), document))
             })
             .collect::<serde_json::Map<_, _>>()
@@ -168,8 +172,12 @@ fn status(error: &ImageError) -> Status {
         ImageError::Unavailable { .. } => Status::unavailable(message),
         ImageError::Stalled { .. } => Status::deadline_exceeded(message),
         ImageError::Mismatch { .. } => Status::data_loss(message),
-        ImageError::Pinned(_) | ImageError::InUse(_) | ImageError::Hosts(_) => Status::failed_precondition(message),
-        ImageError::Unpack { source, .. } if matches!(**source, super::unpack::UnpackError::NoSpace { .. }) => {
+        ImageError::Pinned(_) | ImageError::InUse(_) | ImageError::Hosts(_) => {
+            Status::failed_precondition(message)
+        }
+        ImageError::Unpack { source, .. }
+            if matches!(**source, super::unpack::UnpackError::NoSpace { .. }) =>
+        {
             Status::resource_exhausted(message)
         }
         ImageError::Manifest { .. } | ImageError::Unpack { .. } => Status::unknown(message),

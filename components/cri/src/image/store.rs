@@ -103,7 +103,11 @@ impl Store {
     pub(super) fn open(root: &Path) -> Result<(Self, Inventory), ImageError> {
         for name in ["", "images", "content", "layers", "fixups", "ingest"] {
             let path = root.join(name);
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(ImageError::io("create", &path))?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(ImageError::io("create", &path))?;
         }
         let store = Self { root: root.to_owned(), next: AtomicU64::new(0) };
         for path in list(&root.join("ingest"))? {
@@ -141,7 +145,8 @@ impl Store {
     fn read_record(&self, path: &Path) -> Result<(Record, Vec<u8>), String> {
         let text = fs::read(path).map_err(|error| error.to_string())?;
         let record: Record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-        let config = fs::read(self.content(record.config)).map_err(|error| format!("configuration: {error}"))?;
+        let config =
+            fs::read(self.content(record.config)).map_err(|error| format!("configuration: {error}"))?;
         if Sha256Digest::new(Sha256::digest(&config).into()) != record.config {
             return Err("its configuration is damaged".to_owned());
         }
@@ -212,7 +217,12 @@ impl Store {
         rustix::fs::syncfs(&directory).map_err(|error| ImageError::io("sync", &ingest.path)(error.into()))?;
         match fs::rename(&ingest.path, to) {
             Ok(()) => ingest.committed = true,
-            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) =>
+            {
                 return Ok(());
             }
             Err(error) => return Err(ImageError::io("rename to", to)(error)),
@@ -253,7 +263,9 @@ impl Store {
     pub(super) fn remove_record(&self, config: Sha256Digest) -> Result<(), ImageError> {
         let path = self.record(config);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ImageError::io("remove", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ImageError::io("remove", &path)(error))
+            }
             _ => sync_parent(&path),
         }
     }
@@ -292,9 +304,9 @@ impl Store {
     /// Removes something, by way of `ingest/` so that it is never seen half there.
     pub(super) fn discard(&self, path: &Path, reason: &str) {
         tracing::info!(path = %path.display(), reason, "removing from the image store");
-        if let Err(error) = self.unlink(path).and_then(|trash| {
-            remove_all(&trash).map_err(ImageError::io("remove", &trash))
-        }) {
+        if let Err(error) =
+            self.unlink(path).and_then(|trash| remove_all(&trash).map_err(ImageError::io("remove", &trash)))
+        {
             tracing::warn!(%error, "the next start will try again");
         }
     }

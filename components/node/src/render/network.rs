@@ -40,8 +40,12 @@ fn one_interface(interface: &Interface, network: &Network) -> String {
     }
     let dhcp = if interface.dhcp { "yes" } else { "no" };
     let _ = write!(text, "[Network]\nDHCP={dhcp}\n{}", addressing(interface.dhcp));
-    interface.addresses.iter().for_each(|address| drop(writeln!(text, "Address={address}")));
-    interface.gateways.iter().for_each(|gateway| drop(writeln!(text, "Gateway={gateway}")));
+    for address in &interface.addresses {
+        let _ = writeln!(text, "Address={address}");
+    }
+    for gateway in &interface.gateways {
+        let _ = writeln!(text, "Gateway={gateway}");
+    }
     text + &names(network)
 }
 
@@ -52,7 +56,9 @@ fn addressing(router_advertisements: bool) -> String {
 
 fn names(network: &Network) -> String {
     let mut text = String::new();
-    network.dns.iter().for_each(|server| drop(writeln!(text, "DNS={server}")));
+    for server in &network.dns {
+        let _ = writeln!(text, "DNS={server}");
+    }
     if !network.search.is_empty() {
         let domains: Vec<_> = network.search.iter().map(|domain| one_line(domain)).collect();
         let _ = writeln!(text, "Domains={}", domains.join(" "));

@@ -64,7 +64,9 @@ pub enum UnpackError {
         source: io::Error,
     },
     /// The file system would be left with too little for the node to work.
-    #[error("the image store is full: {free_mib} MiB and {free_inodes} inodes are free; remove images or enlarge the state partition")]
+    #[error(
+        "the image store is full: {free_mib} MiB and {free_inodes} inodes are free; remove images or enlarge the state partition"
+    )]
     NoSpace {
         /// Mebibytes available.
         free_mib: u64,
@@ -192,7 +194,9 @@ impl<R: Read> Unpacker<R> {
                     .map_err(context.failed("make a symbolic link"))?;
                 attributes(&place, entry)?;
             }
-            Kind::Character { major, minor } => special(&place, entry, FileType::CharacterDevice, *major, *minor)?,
+            Kind::Character { major, minor } => {
+                special(&place, entry, FileType::CharacterDevice, *major, *minor)?
+            }
             Kind::Block { major, minor } => special(&place, entry, FileType::BlockDevice, *major, *minor)?,
             Kind::Fifo => special(&place, entry, FileType::Fifo, 0, 0)?,
         }
@@ -234,7 +238,12 @@ impl<R: Read> Unpacker<R> {
     }
 
     /// Removes what stands where `entry` wants to go, unless both are directories.
-    fn make_room(&mut self, place: &Place, entry: &Entry, context: &Context<'_>) -> Result<Fresh, UnpackError> {
+    fn make_room(
+        &mut self,
+        place: &Place,
+        entry: &Entry,
+        context: &Context<'_>,
+    ) -> Result<Fresh, UnpackError> {
         let existing = place.existing().map_err(context.failed("look at"))?;
         let is_directory = entry.kind == Kind::Directory;
         let fresh = match existing {
@@ -399,7 +408,9 @@ fn tolerate(name: &[u8], kind: &Kind, result: rustix::io::Result<()>) -> rustix:
     match result {
         Err(Errno::OPNOTSUPP | Errno::INVAL) if name != b"security.capability" => Ok(()),
         // user.* exists on files and directories only.
-        Err(Errno::PERM) if name.starts_with(b"user.") && !matches!(kind, Kind::File | Kind::Directory) => Ok(()),
+        Err(Errno::PERM) if name.starts_with(b"user.") && !matches!(kind, Kind::File | Kind::Directory) => {
+            Ok(())
+        }
         result => result,
     }
 }

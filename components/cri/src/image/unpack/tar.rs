@@ -254,7 +254,9 @@ impl Header<'_> {
         while path.ends_with(b"/") {
             path.pop();
         }
-        if path.contains(&0) || matches!(&kind, Kind::HardLink(link) | Kind::Symlink(link) if link.contains(&0)) {
+        if path.contains(&0)
+            || matches!(&kind, Kind::HardLink(link) | Kind::Symlink(link) if link.contains(&0))
+        {
             return Err(TarError::Malformed("a path contains NUL"));
         }
         let id = |extension: Option<u64>, range| -> Result<u32, TarError> {
