@@ -2,10 +2,10 @@
 
 use cairn_node::api::{self, Backends, tls};
 use cairn_node::monitor::{self, Monitor, Places};
+use cairn_node::bless::{self, Outcome};
 use cairn_node::{apply, screen::Screen, status::Check, status::StatusBoard};
 use std::error::Error;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,9 +16,7 @@ const USAGE: &str = "usage: cairn-node COMMAND
   config                 find the machine config and apply it (early boot, once)
   serve                  watch the node, show its state, serve the management API
   wait-ready [SECONDS]   end with success when the node is ready, with failure after SECONDS (default 300)
-  bless                  mark this boot as good (runs systemd-bless-boot)";
-
-const BLESS: &str = "/usr/lib/systemd/systemd-bless-boot";
+  bless                  take the boot counter off the name of the UKI that was booted";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -112,12 +110,12 @@ fn wait_ready(seconds: u64) -> Result<(), Box<dyn Error>> {
 }
 
 fn bless() -> Result<(), Box<dyn Error>> {
-    if !Path::new("/sys/firmware/efi").exists() || !Path::new(BLESS).exists() {
-        eprintln!("cairn-node: this boot is not counted: no EFI, or no {BLESS}");
-        return Ok(());
+    match bless::bless()? {
+        Outcome::NotCounted => eprintln!("the boot loader does not count this boot"),
+        Outcome::Already => eprintln!("this boot is good already"),
+        Outcome::Blessed(name) => eprintln!("this boot is good: {name}"),
     }
-    // Returns only if it cannot be run.
-    Err(std::process::Command::new(BLESS).arg("good").exec().into())
+    Ok(())
 }
 
 fn chain(error: &dyn Error) -> String {

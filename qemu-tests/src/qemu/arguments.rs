@@ -176,7 +176,7 @@ impl MachineSpec {
     }
 
     fn network(&self, line: &mut Line) {
-        let mut user = String::from("user,id=net0,ipv6=on");
+        let mut user = String::from("user,id=net0,ipv4=on,ipv6=on");
         for forward in &self.forwards {
             let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, forward.host);
             user.push_str(&format!(",hostfwd=tcp:{host}-:{}", forward.guest));
@@ -265,7 +265,7 @@ mod tests {
         );
         assert_eq!(
             value_of(&arguments, "-netdev"),
-            ["user,id=net0,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80"]
+            ["user,id=net0,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80"]
         );
         assert!(arguments.iter().any(|a| a == "-nodefaults"));
     }

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_config_takes_dhcp_everywhere_and_keeps_the_api_off() {
+    fn a_node_without_config_keeps_the_images_network_and_has_no_api() {
         let files = rendered("");
         let paths: Vec<_> = files.iter().map(|(path, mode, _)| (path.as_str(), *mode)).collect();
         assert_eq!(
@@ -71,15 +71,10 @@ mod tests {
             [
                 ("/etc/hostname", 0o644),
                 ("/etc/hosts", 0o644),
-                ("/run/cairn/kubelet/env", 0o644),
-                ("/run/systemd/network/90-cairn-default.network", 0o644)
+                ("/run/cairn/kubelet/env", 0o644)
             ]
         );
         assert_eq!(files[0].2, "node-1\n");
-        assert_eq!(
-            files[3].2,
-            "[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\nIPv6AcceptRA=yes\nLinkLocalAddressing=ipv6\n"
-        );
     }
 
     #[test]
@@ -132,6 +127,8 @@ mod tests {
                  Gateway=192.0.2.1\nGateway=fe80::1\nDNS=192.0.2.53\nDomains=example.org\n"
             )
         );
+        let names = file("/run/systemd/network/80-cairn.network.d/50-machine.conf");
+        assert_eq!(names, (0o644, "[Network]\nDNS=192.0.2.53\nDomains=example.org\n"));
         assert_eq!(file("/etc/resolv.conf"), (0o644, "nameserver 192.0.2.53\nsearch example.org\n"));
         let time = file("/run/systemd/timesyncd.conf.d/50-cairn.conf");
         assert_eq!(time, (0o644, "[Time]\nNTP=ntp1.example.org ntp2.example.org\n"));

@@ -15,10 +15,10 @@ pub(super) fn files(network: &Network) -> Vec<Rendered> {
             Rendered::public(format!("{directory}/10-cairn-{index}.network"), one_interface(interface, network))
         })
         .collect();
-    // Physical interfaces only: a pod's veth, a bridge and the like have a kind.
-    let text = format!("[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\n{}{}", addressing(true), names(network));
-    files.push(Rendered::public(format!("{directory}/90-cairn-default.network"), text));
     if !network.dns.is_empty() || !network.search.is_empty() {
+        // Interfaces without a table keep the image's DHCP; only the names are added.
+        let path = format!("{directory}/80-cairn.network.d/50-machine.conf");
+        files.push(Rendered::public(path, format!("[Network]\n{}", names(network))));
         let servers = network.dns.iter().map(ToString::to_string).collect::<Vec<_>>();
         let search = network.search.iter().map(|domain| one_line(domain)).collect::<Vec<_>>();
         files.push(Rendered::public("/etc/resolv.conf", crate::resolver::resolv_conf(&servers, &search)));
