@@ -1,20 +1,21 @@
 //! `cairn build`
 
-use super::{Failure, output};
+use super::{Failure, console::Console, interrupt, output};
 use crate::{
     image::{
-        build::{self, BuildError, Built, Stage, Watcher},
+        build::{self, BuildError, Built},
         inputs::{self, Request},
+        output::Staging,
     },
     lock::{Lock, Policy},
     profile::{self, Resolved},
-    source::{cache::Cache, progress::Event},
+    source::cache::Cache,
 };
 use cairn_contract::manifest::Manifest;
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use std::{
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -56,16 +57,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let path = profile::locate(&args.profile);
-    let resolved = Resolved::load(&path)?;
-    let report = profile::check_profile(&resolved);
-    for finding in &report.findings {
-        output::note(&finding.to_string());
-    }
-    if report.fatal() > 0 {
-        let name = &resolved.profile.name;
-        return Err(Failure::mistake(format!("profile {name} does not fit together: nothing was built")));
-    }
-    let cache = args.cache.clone().map_or_else(Cache::default_root, Ok).map_err(Failure::mistake)?;
+    let resolved = load(&path)?;
     let request = Request {
         workspace: workspace(&path)?,
         lock: path.with_extension("lock"),
@@ -76,21 +68,48 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         },
         mirror: args.mirror.clone(),
         kubelet: args.kubelet.clone(),
-        cache: std::path::absolute(&cache).map_err(|error| Failure::file(&cache, "use", &error))?,
+        cache: cache(args.cache.as_deref())?,
     };
     let directory = args.output.clone().unwrap_or_else(|| Path::new("out").join(resolved.profile.name.as_str()));
     if args.dry_run {
         return plan(&resolved, &request, &directory);
     }
-    let console = Console::new();
+    let console = Arc::new(Console::new());
+    let (shown, unfinished) = (Arc::clone(&console), directory.clone());
+    interrupt::on_interrupt("nothing was built; what was downloaded stays in the cache", move || {
+        shown.finish();
+        Staging::abandon(&unfinished);
+    })?;
     let started = Instant::now();
-    let built = build::build(&resolved, &request, &directory, &console);
+    let built = build::build(&resolved, &request, &directory, console.as_ref());
     console.finish();
     let built = built.map_err(failure)?;
     if args.json {
         return output::print_json(&built.manifest);
     }
     output::print(&summary(&built, started.elapsed()))
+}
+
+/// A profile that fits together; what does not is said.
+pub(super) fn load(path: &Path) -> Result<Resolved, Failure> {
+    let resolved = Resolved::load(path)?;
+    let report = profile::check_profile(&resolved);
+    for finding in &report.findings {
+        output::note(&finding.to_string());
+    }
+    match report.fatal() {
+        0 => Ok(resolved),
+        count => {
+            let name = &resolved.profile.name;
+            Err(Failure::mistake(format!("profile {name} does not fit together, {count} fatal: nothing was done")))
+        }
+    }
+}
+
+/// The cache directory, absolute.
+pub(super) fn cache(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    let cache = named.map_or_else(Cache::default_root, |path| Ok(path.to_owned())).map_err(Failure::mistake)?;
+    std::path::absolute(&cache).map_err(|error| Failure::file(&cache, "use", &error))
 }
 
 /// The directory that has `rootfs/` and `components/`: the profile's folder's parent.
@@ -102,7 +121,8 @@ fn workspace(profile: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-fn failure(error: BuildError) -> Failure {
+/// Who has to act, and all that is known about why.
+pub(super) fn failure(error: BuildError) -> Failure {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -113,7 +133,11 @@ fn failure(error: BuildError) -> Failure {
         }
         source = cause.source();
     }
-    if error.is_mistake() { Failure::mistake(message) } else { Failure::machine(message) }
+    match error {
+        BuildError::Checks(_) => Failure::checked(message),
+        error if error.is_mistake() => Failure::mistake(message),
+        _ => Failure::machine(message),
+    }
 }
 
 fn plan(resolved: &Resolved, request: &Request, directory: &Path) -> Result<(), Failure> {
@@ -187,120 +211,4 @@ fn summary(built: &Built, took: Duration) -> String {
         i = images.len(),
         root = HumanBytes(sizes.root),
     )
-}
-
-/// Progress on standard error: bars on a terminal, one line a stage elsewhere.
-struct Console {
-    state: Mutex<State>,
-    terminal: bool,
-    started: Instant,
-}
-
-struct State {
-    bar: ProgressBar,
-    downloads: Option<ProgressBar>,
-}
-
-impl Console {
-    fn new() -> Self {
-        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        let state = Mutex::new(State { bar: ProgressBar::hidden(), downloads: None });
-        Self { state, terminal, started: Instant::now() }
-    }
-
-    fn with(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
-
-    fn line(&self, text: &str) {
-        if self.terminal {
-            self.with(|state| state.bar.suspend(|| output::note(text)));
-        } else {
-            output::note(text);
-        }
-    }
-
-    fn finish(&self) {
-        self.with(|state| {
-            state.bar.finish_and_clear();
-            if let Some(downloads) = state.downloads.take() {
-                downloads.finish_and_clear();
-            }
-        });
-    }
-}
-
-fn bar(total: u64, text: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:24} [{bar:40}] {bytes}/{total_bytes} {eta}");
-    let bar = ProgressBar::new(total).with_message(text.to_owned());
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-    bar
-}
-
-fn spinner(text: &str) -> ProgressBar {
-    let spinner = ProgressBar::new_spinner().with_message(text.to_owned());
-    spinner.enable_steady_tick(Duration::from_millis(120));
-    spinner
-}
-
-impl Watcher for Console {
-    fn stage(&self, stage: Stage) {
-        let text = match stage {
-            Stage::Inputs => "inputs",
-            Stage::Tree => "tree",
-            Stage::Root(_) => "root file system",
-            Stage::Verity => "hash tree",
-            Stage::Uki => "initramfs and UKI",
-            Stage::Disk => "disk",
-        };
-        if !self.terminal {
-            output::note(&format!("[{:>4}] {text}", HumanDuration(self.started.elapsed())));
-            return;
-        }
-        self.with(|state| {
-            state.bar.finish_and_clear();
-            state.bar = match stage {
-                Stage::Root(total) => bar(total, text),
-                _ => spinner(text),
-            };
-        });
-    }
-
-    fn advance(&self, bytes: u64) {
-        self.with(|state| state.bar.inc(bytes));
-    }
-
-    fn source(&self, event: Event<'_>) {
-        match event {
-            Event::Downloading { files, bytes } if files > 0 => {
-                if self.terminal {
-                    self.with(|state| state.downloads = Some(bar(bytes, &format!("{files} downloads"))));
-                } else {
-                    self.line(&format!("downloading {files} files, {}", HumanBytes(bytes)));
-                }
-            }
-            Event::Received(bytes) => self.with(|state| {
-                if let Some(downloads) = &state.downloads {
-                    downloads.inc(bytes);
-                }
-            }),
-            Event::Discarded(bytes) => self.with(|state| {
-                if let Some(downloads) = &state.downloads {
-                    downloads.dec(bytes);
-                }
-            }),
-            Event::Retrying { what, why, delay } => {
-                self.line(&format!("{what}: {why}; again in {} s", delay.as_secs()));
-            }
-            Event::Notice(text) => self.line(text),
-            // What cargo says while it works is its progress; on a terminal the spinner shows the newest line.
-            Event::Cargo(text) if self.terminal => {
-                self.with(|state| state.bar.set_message(format!("cargo: {}", text.trim())));
-            }
-            Event::Cargo(text) if text.contains("Compiling") || text.contains("warning") || text.contains("error") => {
-                output::note(text);
-            }
-            Event::Cargo(_) | Event::Downloading { .. } | Event::Downloaded(_) => {}
-        }
-    }
 }

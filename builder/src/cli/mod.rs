@@ -3,7 +3,9 @@
 //! Results go to standard output, everything else to standard error. The exit code tells a pipeline who has to
 //! act: 1 the image or profile (checked and failed), 2 the user, 3 the machine.
 
+mod console;
 mod failure;
+mod interrupt;
 mod output;
 
 pub use failure::Failure;
@@ -50,8 +52,20 @@ subcommands! {
     Build => build,
     Test => test,
     Run => run,
+    Inspect => inspect,
+    Verify => verify,
+    Lock => lock,
     Profile => profile,
     Machine => machine,
+}
+
+/// An image that cannot be opened: who has to act.
+fn image_failure(error: crate::image::artifact::OpenError) -> Failure {
+    match error {
+        error if error.is_damage() => Failure::checked(error),
+        error if error.is_mistake() => Failure::mistake(error),
+        error => Failure::machine(error),
+    }
 }
 
 /// Runs the program with the process's arguments.

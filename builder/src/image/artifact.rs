@@ -48,6 +48,16 @@ pub enum OpenError {
         /// Why.
         reason: String,
     },
+    /// The file is shorter than its partition table says.
+    #[error("{} is cut off: {size} bytes of {length} are there; copy or build it again", path.display())]
+    CutOff {
+        /// The file.
+        path: PathBuf,
+        /// Bytes there are.
+        size: u64,
+        /// Bytes there should be.
+        length: u64,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -59,6 +69,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether there is an image, and it is not whole.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::CutOff { .. })
+    }
+
     /// Whether the user can put it right by naming something else; otherwise the machine failed to read.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
@@ -66,6 +82,7 @@ impl OpenError {
             Self::Read { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::NotADirectory)
             }
+            Self::CutOff { .. } => false,
             _ => true,
         }
     }
@@ -114,9 +131,11 @@ impl Artifact {
     /// # Errors
     /// [`OpenError::NotADisk`] when neither copy is usable, [`OpenError::Read`].
     pub fn table(&self) -> Result<gpt::Read, OpenError> {
+        let path = self.path.clone();
         gpt::read(&self.disk).map_err(|error| match error {
-            gpt::ReadError::Read(source) => OpenError::Read { path: self.path.clone(), source },
-            none => OpenError::NotADisk { path: self.path.clone(), reason: none.to_string() },
+            gpt::ReadError::Read(source) => OpenError::Read { path, source },
+            gpt::ReadError::CutOff { size, length } => OpenError::CutOff { path, size, length },
+            none => OpenError::NotADisk { path, reason: none.to_string() },
         })
     }
 

@@ -1,6 +1,7 @@
 //! The stations of a build, one after the other.
 
 use super::{
+    check::{self, FinishedImage},
     disk::{self, DiskError, DiskParts},
     identity,
     initrd::{self, InitrdError},
@@ -15,8 +16,17 @@ use crate::{
         squashfs::{self, BlockSize, CachedZstd},
         uki, verity,
     },
-    profile::{Profile, Resolved, model::Place, render},
-    source::{archive::ArchiveError, deb, progress::Progress},
+    profile::{
+        Profile, Resolved,
+        check::{Report, Severity},
+        model::Place,
+        render,
+    },
+    source::{
+        archive::ArchiveError,
+        deb,
+        progress::{Event, Progress},
+    },
     tree::{
         Content, Kind, Metadata, Node,
         depmod::{self, DepmodError, Module},
@@ -119,6 +129,15 @@ pub enum BuildError {
     /// No initrd program.
     #[error("no component of the profile has `place = \"initrd\"`; the image needs cairn-initrd")]
     NoInit,
+    /// The image was made and does not hold.
+    #[error("the image does not hold, and is not published:{}", findings(.0))]
+    Checks(Report),
+    /// No space, or no quota.
+    #[error("the disk is full: cannot write {path}; free some space, or build elsewhere with --output", path = path.display())]
+    Full {
+        /// What did not fit.
+        path: PathBuf,
+    },
     /// A file of the output or the cache.
     #[error("cannot write {path}: {source}", path = path.display())]
     Io {
@@ -142,9 +161,27 @@ impl BuildError {
     }
 }
 
+fn findings(report: &Report) -> String {
+    let fatal = report.findings.iter().filter(|reported| reported.severity == Severity::Fatal);
+    fatal.map(|reported| format!("\n{reported}")).collect()
+}
+
 fn at(path: &Path) -> impl FnOnce(io::Error) -> BuildError + use<> {
     let path = path.to_owned();
-    move |source| BuildError::Io { path, source }
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => BuildError::Full { path },
+        _ => BuildError::Io { path, source },
+    }
+}
+
+/// What a writer of a format said, with the file it was about.
+fn naming(path: &Path) -> impl FnOnce(BuildError) -> BuildError + use<> {
+    let named = at(path);
+    move |error| match error {
+        BuildError::Squashfs(squashfs::Error::Write(source))
+        | BuildError::Verity(verity::Error::Write(source)) => named(source),
+        other => other,
+    }
 }
 
 /// Builds the image of `resolved` into `directory`, unless what is there was made from the same inputs.
@@ -173,7 +210,8 @@ pub fn build(
 fn unchanged(directory: &Path, digest: &Sha256Digest) -> Option<Manifest> {
     let stamp = fs::read_to_string(directory.join(STAMP)).ok()?;
     let manifest: Manifest = serde_json::from_slice(&fs::read(directory.join("manifest.json")).ok()?).ok()?;
-    let whole = |file: &OutputFile| fs::metadata(directory.join(&file.name)).is_ok_and(|m| m.len() == file.size);
+    let whole =
+        |file: &OutputFile| fs::metadata(directory.join(&file.name)).is_ok_and(|m| m.len() == file.size);
     (stamp.trim() == digest.to_string() && manifest.files.iter().all(whole)).then_some(manifest)
 }
 
@@ -235,16 +273,20 @@ fn stations(
         images: inputs.images,
         release,
     };
-    let root = root::assemble(parts, |tree, release| scan_modules(tree, release, &cache_root, kernel_digest))?;
+    let root =
+        root::assemble(parts, |tree, release| scan_modules(tree, release, &cache_root, kernel_digest))?;
 
     let root_uncompressed = root::size(&root.tree);
     watcher.stage(Stage::Root(root_uncompressed));
     let squashfs_path = staging.file("root.squashfs");
     let options = squashfs::Options {
-        block_size: BlockSize::try_from(u32::try_from(profile.disk.squashfs_block.get()).unwrap_or(u32::MAX))?,
+        block_size: BlockSize::try_from(
+            u32::try_from(profile.disk.squashfs_block.get()).unwrap_or(u32::MAX),
+        )?,
         ..squashfs::Options::new(timestamp)
     };
-    let compressor = CachedZstd::open(&cache_root.join("squashfs-blocks"), i32::from(profile.disk.squashfs_level))?;
+    let compressor =
+        CachedZstd::open(&cache_root.join("squashfs-blocks"), i32::from(profile.disk.squashfs_level))?;
     write_file(&squashfs_path, |out| {
         squashfs::write(&root.tree, &options, &compressor, out, &|bytes| watcher.advance(bytes))?;
         Ok(())
@@ -254,8 +296,10 @@ fn stations(
     watcher.stage(Stage::Verity);
     let verity_path = staging.file("root.verity");
     let data = Extent::open(&squashfs_path).map_err(at(&squashfs_path))?;
-    let parameters =
-        verity::Parameters { salt: identity::salt(&name, &version), uuid: identity::uuid(&name, &version, "verity") };
+    let parameters = verity::Parameters {
+        salt: identity::salt(&name, &version),
+        uuid: identity::uuid(&name, &version, "verity"),
+    };
     let mut root_hash = None;
     write_file(&verity_path, |out| {
         root_hash = Some(verity::write(&data, &parameters, out)?);
@@ -309,7 +353,11 @@ fn stations(
             root_hash,
         },
         &raw_path,
-    )?;
+    )
+    .map_err(|error| match error {
+        DiskError::Io { path, source } => at(&path)(source),
+        other => other.into(),
+    })?;
     let (raw, raw_allocated) = disk::sizes(&raw_path).map_err(at(&raw_path))?;
     let sizes = Sizes {
         uki: uki.len() as u64,
@@ -319,6 +367,14 @@ fn stations(
         raw,
         raw_allocated,
     };
+    let report =
+        check::check_image(&FinishedImage { profile, tree: &root.tree, uki: &uki, root_hash, sizes: &sizes });
+    if report.fatal() > 0 {
+        return Err(BuildError::Checks(report));
+    }
+    for warning in &report.findings {
+        watcher.source(Event::Notice(&warning.to_string()));
+    }
     for intermediate in [&squashfs_path, &verity_path] {
         fs::remove_file(intermediate).map_err(at(intermediate))?;
     }
@@ -359,7 +415,7 @@ fn write_file(
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), BuildError>,
 ) -> Result<(), BuildError> {
     let mut out = BufWriter::with_capacity(1 << 20, File::create(path).map_err(at(path))?);
-    write(&mut out)?;
+    write(&mut out).map_err(naming(path))?;
     out.flush().map_err(at(path))
 }
 
@@ -393,7 +449,8 @@ fn scan_modules(
 fn remember(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(directory)?;
-    let beside = directory.join(format!(".{}.{}", std::process::id(), path.file_name().unwrap_or_default().display()));
+    let beside =
+        directory.join(format!(".{}.{}", std::process::id(), path.file_name().unwrap_or_default().display()));
     fs::write(&beside, bytes)?;
     fs::rename(&beside, path)
 }
@@ -406,7 +463,10 @@ fn initramfs(
     timestamp: u32,
     cache: &Path,
 ) -> Result<Vec<u8>, BuildError> {
-    let init = profile.components.iter().find(|(_, component)| component.enabled && component.place == Place::Initrd);
+    let init = profile
+        .components
+        .iter()
+        .find(|(_, component)| component.enabled && component.place == Place::Initrd);
     let init = init.and_then(|(name, _)| programs.iter().find(|program| program.name == name.as_str()));
     let init = init.ok_or(BuildError::NoInit)?.node.clone();
     let wanted: Vec<String> = profile.kernel.initrd_modules.iter().map(ToString::to_string).collect();
@@ -417,7 +477,8 @@ fn initramfs(
     let mut hash = Sha256::new();
     hash.update(level.to_le_bytes());
     hash.update(&plain);
-    let remembered = cache.join("initrd").join(format!("{}.zst", Sha256Digest::new(hash.finalize().into()).hex()));
+    let remembered =
+        cache.join("initrd").join(format!("{}.zst", Sha256Digest::new(hash.finalize().into()).hex()));
     if let Ok(bytes) = fs::read(&remembered) {
         return Ok(bytes);
     }

@@ -55,7 +55,9 @@ pub struct DiskParts<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// Something is larger than the place the profile gives it.
-    #[error("{what} has {actual} bytes and `{key}` gives it {allowed}; raise `{key}` in the profile or leave something out")]
+    #[error(
+        "{what} has {actual} bytes and `{key}` gives it {allowed}; raise `{key}` in the profile or leave something out"
+    )]
     TooLarge {
         /// What.
         what: &'static str,
@@ -103,7 +105,8 @@ pub fn write(parts: &DiskParts<'_>, path: &Path) -> Result<Vec<Partition>, DiskE
     fits("the boot partition with two UKIs", 2 * uki_length, parts.esp_size, "disk.esp_size")?;
     let table = arrange(parts);
 
-    let mut disk = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).map_err(at(path))?;
+    let mut disk =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).map_err(at(path))?;
     disk.set_len(table.length).map_err(at(path))?;
     gpt::write(&table, &mut disk)?;
     let mut partitions = Vec::new();
@@ -157,7 +160,13 @@ fn arrange(parts: &DiskParts<'_>) -> Table {
     let id = |role| identity::uuid(parts.profile, parts.version, role);
     let label = format!("cairn_{}", parts.version);
     let slot = Attributes::READ_ONLY.and(Attributes::NO_AUTO);
-    let wanted = |kind, uuid, length, attributes, label: &str| Wanted { kind, uuid, length, attributes, label: label.into() };
+    let wanted = |kind, uuid, length, attributes, label: &str| Wanted {
+        kind,
+        uuid,
+        length,
+        attributes,
+        label: label.into(),
+    };
     use PartitionType::{Esp, RootVerityX86_64 as Verity, RootX86_64 as Root};
     Table::arrange(
         id("disk"),

@@ -40,19 +40,28 @@ pub enum InitrdError {
 ///
 /// # Errors
 /// [`InitrdError`].
-pub fn tree(root: &Node, release: &str, modules: &[Module], wanted: &[String], init: Node) -> Result<Node, InitrdError> {
+pub fn tree(
+    root: &Node,
+    release: &str,
+    modules: &[Module],
+    wanted: &[String],
+    init: Node,
+) -> Result<Node, InitrdError> {
     let mut initrd = Node::directory();
     for directory in ["dev", "proc", "sys", "run", "sysroot"] {
         initrd.insert(directory, Node::directory())?;
     }
-    let matching = modules.iter().filter(|m| wanted.iter().any(|w| is_match(w, &m.name))).map(|m| m.name.as_str());
+    let matching =
+        modules.iter().filter(|m| wanted.iter().any(|w| is_match(w, &m.name))).map(|m| m.name.as_str());
     let carried = depmod::closure(modules, ALWAYS.into_iter().chain(HASHES).chain(matching));
     let always: BTreeSet<&str> = ALWAYS.into_iter().chain(HASHES).collect();
     let base = format!("usr/lib/modules/{release}");
     let mut entries = Vec::new();
     for module in &carried {
         let failed = |source| InitrdError::Module { path: module.path.clone(), source };
-        let Some(content) = root.get(format!("{base}/{}", module.path)).and_then(Node::content) else { continue };
+        let Some(content) = root.get(format!("{base}/{}", module.path)).and_then(Node::content) else {
+            continue;
+        };
         let bytes = content.read().and_then(|b| depmod::decompress(&module.path, b)).map_err(failed)?;
         initrd.insert(format!("lib/modules/{release}/{}", plain(&module.path)), Node::file(0o644, bytes))?;
         let direct = module.depends.iter().chain(&module.soft_pre);

@@ -87,7 +87,9 @@ pub enum InputError {
         source: std::io::Error,
     },
     /// A component that the profile names is not in the workspace, or does not have that program.
-    #[error("the profile wants the program `{0}`, and no crate of the workspace's components makes it; see [components]")]
+    #[error(
+        "the profile wants the program `{0}`, and no crate of the workspace's components makes it; see [components]"
+    )]
     NoProgram(String),
     /// An image layout holds more or less than one image for this architecture.
     #[error("images.bake: {path} holds {count} images for {ARCHITECTURE}; one is needed", path = path.display())]
@@ -112,7 +114,9 @@ impl InputError {
                 | Self::Oci(_)
                 | Self::Tree(_)
                 | Self::Lock(LockError::Malformed { .. } | LockError::Stale { .. } | LockError::Resolve(_))
-                | Self::Cargo(CargoError::NotFound { .. } | CargoError::NoProgram { .. } | CargoError::Failed { .. })
+                | Self::Cargo(
+                    CargoError::NotFound { .. } | CargoError::NoProgram { .. } | CargoError::Failed { .. }
+                )
         )
     }
 }
@@ -141,7 +145,8 @@ pub struct Inputs {
 /// The wishes that the lock settles.
 pub fn wishes(profile: &Profile) -> Wishes {
     let packages = &profile.packages;
-    let mut wanted: BTreeSet<String> = packages.install.iter().chain(&packages.boot).map(ToString::to_string).collect();
+    let mut wanted: BTreeSet<String> =
+        packages.install.iter().chain(&packages.boot).map(ToString::to_string).collect();
     wanted.insert(profile.kernel.package.to_string());
     let pinned = profile.kubelet.url.as_ref().zip(profile.kubelet.sha256);
     Wishes {
@@ -150,7 +155,10 @@ pub fn wishes(profile: &Profile) -> Wishes {
         packages: wanted,
         excluded: packages.exclude.iter().map(ToString::to_string).collect(),
         essential: packages.essential,
-        urls: pinned.map(|(url, sha)| LockedUrl { url: url.to_string(), digest: sha.digest() }).into_iter().collect(),
+        urls: pinned
+            .map(|(url, sha)| LockedUrl { url: url.to_string(), digest: sha.digest() })
+            .into_iter()
+            .collect(),
         images: Vec::new(),
     }
 }
@@ -163,9 +171,30 @@ pub fn mirror(profile: &Profile, named: Option<&str>) -> Result<Mirror, MirrorEr
     let profile = &profile.packages;
     let of_profile = profile.mirror.as_ref().map(ToString::to_string);
     match named.map(str::to_owned).or(of_profile) {
-        Some(main) => Mirror::explicit(&main, profile.security_mirror.as_ref().map(ToString::to_string).as_deref()),
+        Some(main) => {
+            Mirror::explicit(&main, profile.security_mirror.as_ref().map(ToString::to_string).as_deref())
+        }
         None => Mirror::from_apt(Path::new("/")),
     }
+}
+
+/// The profile's lock, brought into agreement with the profile, and its packages, brought into the cache; `lock` is
+/// the lock file, `named` the mirror that the user names.
+///
+/// # Errors
+/// [`InputError`].
+pub fn settle(
+    profile: &Profile,
+    lock: &Path,
+    policy: Policy,
+    named: Option<&str>,
+    cache: PathBuf,
+    progress: &Progress<'_>,
+) -> Result<(Locked, Fetcher), InputError> {
+    let mirror = mirror(profile, named)?;
+    let fetcher = Fetcher::new(Cache::open(cache)?, mirror.proxies.clone())?;
+    let locked = lock::settle(lock, &wishes(profile), policy, &mirror, &fetcher, progress)?;
+    Ok((locked, fetcher))
 }
 
 /// Brings everything here.
@@ -174,9 +203,8 @@ pub fn mirror(profile: &Profile, named: Option<&str>) -> Result<Mirror, MirrorEr
 /// [`InputError`].
 pub fn gather(resolved: &Resolved, request: &Request, progress: &Progress<'_>) -> Result<Inputs, InputError> {
     let profile = &resolved.profile;
-    let mirror = mirror(profile, request.mirror.as_deref())?;
-    let fetcher = Fetcher::new(Cache::open(request.cache.clone())?, mirror.proxies.clone())?;
-    let locked = lock::settle(&request.lock, &wishes(profile), request.policy, &mirror, &fetcher, progress)?;
+    let Request { lock, policy, mirror, cache, .. } = request;
+    let (locked, fetcher) = settle(profile, lock, *policy, mirror.as_deref(), cache.clone(), progress)?;
     let cache = fetcher.cache().clone();
     let kubelet = kubelet(resolved, request, &fetcher, progress)?;
     let programs = programs(profile, &request.workspace, progress)?;
@@ -223,7 +251,12 @@ fn hash_tree(tree: &Node, hash: &mut Sha256) -> std::io::Result<()> {
     let mut one = |path: &[u8], node: &Node| -> std::io::Result<()> {
         hash.update(path);
         hash.update([0]);
-        hash.update(format!("{:?} {} {}", node.meta, node.entries().is_some(), node.content().map_or(0, Content::len)));
+        hash.update(format!(
+            "{:?} {} {}",
+            node.meta,
+            node.entries().is_some(),
+            node.content().map_or(0, Content::len)
+        ));
         match &node.kind {
             Kind::File(content) => hash.update(content.read()?),
             Kind::Directory(_) => {}
@@ -270,17 +303,24 @@ fn kubelet(
         (None, None) => None,
     };
     if let Some((key, path)) = path {
-        let content = whole_file(&path).map_err(|source| InputError::Named { key: key.into(), path, source })?;
+        let content =
+            whole_file(&path).map_err(|source| InputError::Named { key: key.into(), path, source })?;
         return Ok(Some(executable(content)));
     }
     if let (Some(url), Some(sha256)) = (&kubelet.url, &kubelet.sha256) {
         return Ok(Some(executable(url::fetch(fetcher, &url.to_string(), sha256.digest(), progress)?)));
     }
-    progress(Event::Notice("the image has no kubelet: kubelet.service waits for one (kubelet.path, --kubelet)"));
+    progress(Event::Notice(
+        "the image has no kubelet: kubelet.service waits for one (kubelet.path, --kubelet)",
+    ));
     Ok(None)
 }
 
-fn programs(profile: &Profile, workspace: &Path, progress: &Progress<'_>) -> Result<Vec<cargo::Program>, InputError> {
+fn programs(
+    profile: &Profile,
+    workspace: &Path,
+    progress: &Progress<'_>,
+) -> Result<Vec<cargo::Program>, InputError> {
     let wanted = profile.components.iter().filter(|(_, component)| component.enabled);
     let baked = profile.images.bake.iter().filter_map(|image| image.component.as_ref());
     let mut names: BTreeSet<String> = BTreeSet::new();

@@ -4,6 +4,7 @@
 //! what the profile renders replaces both. Then what depends on everything else is made: accounts, links,
 //! indexes. Last, the tree is looked over for anything that leads nowhere.
 
+use super::check::is_setuid;
 use crate::{
     profile::{
         Profile,
@@ -182,7 +183,10 @@ pub fn assemble(
         root.insert(&path, Node::file(mode, bytes))?;
     }
     for program in parts.programs {
-        let Some(component) = profile.components.iter().find(|(name, _)| name.as_str() == program.name) else { continue };
+        let Some(component) = profile.components.iter().find(|(name, _)| name.as_str() == program.name)
+        else {
+            continue;
+        };
         if component.1.place == Place::Root {
             root.insert(component.1.path.as_str(), program.node.clone())?;
             for link in &component.1.links {
@@ -205,6 +209,7 @@ pub fn assemble(
     alternatives::apply(&mut root, &texts(links))?;
     let capabilities = profile.capabilities.iter().map(|(p, c)| (p.to_string(), c.to_string())).collect();
     capability::apply(&mut root, &texts(capabilities))?;
+    clear_setuid(&mut root, profile);
     ca_bundle::apply(&mut root)?;
     depmod::apply(&mut root, &kernel_release, &modules)?;
     hwdb::apply(&mut root)?;
@@ -235,7 +240,8 @@ fn drop_files(root: &mut Node, profile: &Profile, release: &str) {
     let base = format!("usr/lib/modules/{release}/kernel");
     let modules: Vec<String> =
         profile.kernel.drop_modules.iter().map(|p| format!("{base}/{}", strip(p.as_str()))).collect();
-    let matches = |patterns: &[String], path: &[u8]| patterns.iter().any(|p| glob::matches(p.as_bytes(), path));
+    let matches =
+        |patterns: &[String], path: &[u8]| patterns.iter().any(|p| glob::matches(p.as_bytes(), path));
     let leads_to_kept = |path: &[u8]| {
         kept.iter().any(|p| {
             // The part of the pattern as deep as the path.
@@ -267,6 +273,23 @@ fn drop_files(root: &mut Node, profile: &Profile, release: &str) {
     below(root, &mut Vec::new(), false, &|path| {
         (matches(&dropped, path) || matches(&modules, path), matches(&kept, path), leads_to_kept(path))
     });
+}
+
+/// Takes the setuid and setgid bits from programs that the profile does not name. Container images keep theirs.
+fn clear_setuid(root: &mut Node, profile: &Profile) {
+    let mut found = Vec::new();
+    root.walk(&mut |path, node| {
+        let place = format!("/{}", String::from_utf8_lossy(path));
+        let named = profile.security.setuid.iter().any(|named| named.as_str() == place);
+        if is_setuid(node) && !named && !place.starts_with(paths::BAKED_IMAGES) {
+            found.push(path.to_vec());
+        }
+    });
+    for path in found {
+        if let Some(node) = root.get_mut(path) {
+            node.meta.mode &= 0o1777;
+        }
+    }
 }
 
 /// The modules whose files are still there.
@@ -324,7 +347,12 @@ mod tests {
 
     fn left(rules: &str) -> Vec<String> {
         let mut root = Node::directory();
-        for path in ["usr/share/doc/a/x", "usr/share/doc/b/copyright", "usr/lib/modules/6/kernel/sound/s.ko", "usr/bin/a"] {
+        for path in [
+            "usr/share/doc/a/x",
+            "usr/share/doc/b/copyright",
+            "usr/lib/modules/6/kernel/sound/s.ko",
+            "usr/bin/a",
+        ] {
             root.insert(path, Node::file(0o644, *b"")).unwrap();
         }
         drop_files(&mut root, &profile(rules), "6");
@@ -344,6 +372,20 @@ mod tests {
             ["usr/bin/a", "usr/share/doc/b/copyright"]
         );
         assert_eq!(left("drop /usr/share/doc"), ["usr/bin/a", "usr/lib/modules/6/kernel/sound/s.ko"]);
+    }
+
+    #[test]
+    fn setuid_bits_go_unless_the_profile_or_a_container_image_keeps_them() {
+        let mut root = Node::directory();
+        let in_image = format!("{}/layers/0/su", paths::BAKED_IMAGES.trim_start_matches('/'));
+        for path in ["usr/bin/mount", "usr/bin/umount", &in_image] {
+            root.insert(path, Node::file(0o6755, *b"")).unwrap();
+        }
+        let mut profile = Profile::named("t".parse().unwrap());
+        profile.security.setuid.push("/usr/bin/umount".parse().unwrap());
+        clear_setuid(&mut root, &profile);
+        let mode = |path: &str| root.get(path).unwrap().meta.mode;
+        assert_eq!((mode("usr/bin/mount"), mode("usr/bin/umount"), mode(&in_image)), (0o755, 0o6755, 0o6755));
     }
 
     #[test]

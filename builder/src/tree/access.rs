@@ -182,9 +182,12 @@ impl Content {
         match self {
             Self::Bytes(bytes) => Ok(bytes.to_vec()),
             Self::Range { path, offset, length } => {
-                let with_path = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+                let with_path =
+                    |e: std::io::Error| std::io::Error::new(e.kind(), format!("{}: {e}", path.display()));
                 let mut bytes = vec![0; usize::try_from(*length).map_err(std::io::Error::other)?];
-                File::open(path.as_path()).and_then(|f| f.read_exact_at(&mut bytes, *offset)).map_err(with_path)?;
+                File::open(path.as_path())
+                    .and_then(|f| f.read_exact_at(&mut bytes, *offset))
+                    .map_err(with_path)?;
                 Ok(bytes)
             }
         }

@@ -11,11 +11,46 @@ const EFFECTIVE: u32 = 1;
 
 /// Capability names by number, as the kernel header has them.
 const NAMES: [&str; 41] = [
-    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
-    "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner",
-    "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice",
-    "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap",
-    "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
+    "chown",
+    "dac_override",
+    "dac_read_search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux_immutable",
+    "net_bind_service",
+    "net_broadcast",
+    "net_admin",
+    "net_raw",
+    "ipc_lock",
+    "ipc_owner",
+    "sys_module",
+    "sys_rawio",
+    "sys_chroot",
+    "sys_ptrace",
+    "sys_pacct",
+    "sys_admin",
+    "sys_boot",
+    "sys_nice",
+    "sys_resource",
+    "sys_time",
+    "sys_tty_config",
+    "mknod",
+    "lease",
+    "audit_write",
+    "audit_control",
+    "setfcap",
+    "mac_override",
+    "mac_admin",
+    "syslog",
+    "wake_alarm",
+    "block_suspend",
+    "audit_read",
+    "perfmon",
+    "bpf",
     "checkpoint_restore",
 ];
 
@@ -46,7 +81,8 @@ pub fn encode(text: &str) -> Result<Vec<u8>, CapabilityError> {
     let mut bits = 0_u64;
     for name in names.split(',') {
         let bare = name.strip_prefix("cap_").ok_or_else(syntax)?;
-        let number = NAMES.iter().position(|n| *n == bare).ok_or_else(|| CapabilityError::Unknown(name.into()))?;
+        let number =
+            NAMES.iter().position(|n| *n == bare).ok_or_else(|| CapabilityError::Unknown(name.into()))?;
         bits |= 1 << number;
     }
     let set = |flag| if flags.contains(flag) { bits } else { 0 };
@@ -82,8 +118,14 @@ mod tests {
     #[test]
     fn the_attribute_is_what_setcap_writes() {
         // setcap cap_net_raw+ep file; getfattr -e hex -n security.capability file
-        assert_eq!(hex::encode(encode("cap_net_raw=ep").unwrap()), "0100000200200000000000000000000000000000");
-        assert_eq!(hex::encode(encode("cap_bpf,cap_chown=ip").unwrap()), "0000000201000000010000008000000080000000");
+        assert_eq!(
+            hex::encode(encode("cap_net_raw=ep").unwrap()),
+            "0100000200200000000000000000000000000000"
+        );
+        assert_eq!(
+            hex::encode(encode("cap_bpf,cap_chown=ip").unwrap()),
+            "0000000201000000010000008000000080000000"
+        );
     }
 
     #[test]

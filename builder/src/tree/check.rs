@@ -40,8 +40,12 @@ pub enum Gap {
 impl std::fmt::Display for Gap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::DanglingLink { path, target } => write!(f, "/{path} links to {target}, which is not in the image"),
-            Self::MissingLibrary { path, library } => write!(f, "/{path} needs {library}, which is not in the image"),
+            Self::DanglingLink { path, target } => {
+                write!(f, "/{path} links to {target}, which is not in the image")
+            }
+            Self::MissingLibrary { path, library } => {
+                write!(f, "/{path} needs {library}, which is not in the image")
+            }
             Self::MissingInterpreter { path, interpreter } => {
                 write!(f, "/{path} is run by {interpreter}, which is not in the image")
             }
@@ -81,9 +85,9 @@ pub fn gaps(root: &Node, accepted: &[String]) -> std::io::Result<Vec<Gap>> {
             let own = path.rsplit_once('/').map_or("", |(directory, _)| directory).to_owned();
             for library in &elf.needed {
                 let search = search_path(&elf.run_path, &own);
-                let known = libraries
-                    .entry((library.clone(), search.clone()))
-                    .or_insert_with(|| search.iter().any(|d| root.resolve(format!("{d}/{library}")).is_some()));
+                let known = libraries.entry((library.clone(), search.clone())).or_insert_with(|| {
+                    search.iter().any(|d| root.resolve(format!("{d}/{library}")).is_some())
+                });
                 if !*known {
                     found.insert(Gap::MissingLibrary { path: path.clone(), library: library.clone() });
                 }
@@ -99,9 +103,9 @@ pub fn gaps(root: &Node, accepted: &[String]) -> std::io::Result<Vec<Gap>> {
         }
     }
     let path = |gap: &Gap| match gap {
-        Gap::DanglingLink { path, .. } | Gap::MissingLibrary { path, .. } | Gap::MissingInterpreter { path, .. } => {
-            path.clone()
-        }
+        Gap::DanglingLink { path, .. }
+        | Gap::MissingLibrary { path, .. }
+        | Gap::MissingInterpreter { path, .. } => path.clone(),
     };
     let meant = |gap: &Gap| accepted.iter().any(|a| glob::matches(a.as_bytes(), path(gap).as_bytes()));
     Ok(found.into_iter().filter(|gap| !meant(gap)).collect())
@@ -155,7 +159,9 @@ fn elf_facts(bytes: &[u8]) -> ElfFacts {
             let text = || entry.string(endian, strings).map(lossy).unwrap_or_default();
             match entry.tag(endian) {
                 elf::DT_NEEDED => facts.needed.push(text()),
-                elf::DT_RPATH | elf::DT_RUNPATH => facts.run_path.extend(text().split(':').map(str::to_owned)),
+                elf::DT_RPATH | elf::DT_RUNPATH => {
+                    facts.run_path.extend(text().split(':').map(str::to_owned))
+                }
                 _ => {}
             }
         }
@@ -164,7 +170,8 @@ fn elf_facts(bytes: &[u8]) -> ElfFacts {
 }
 
 fn search_path(run_path: &[String], own: &str) -> Vec<String> {
-    let mut search: Vec<String> = run_path.iter().map(|d| d.replace("$ORIGIN", own).replace("${ORIGIN}", own)).collect();
+    let mut search: Vec<String> =
+        run_path.iter().map(|d| d.replace("$ORIGIN", own).replace("${ORIGIN}", own)).collect();
     search.extend(super::ld_cache::DIRECTORIES.map(str::to_owned));
     search.push("usr/lib64".into());
     // A private library beside another: whatever program loads the one has loaded the other, by its own run path.
@@ -192,7 +199,10 @@ mod tests {
             got,
             [
                 Gap::DanglingLink { path: "a".into(), target: "nowhere".into() },
-                Gap::MissingInterpreter { path: "usr/bin/script".into(), interpreter: "/usr/bin/perl".into() },
+                Gap::MissingInterpreter {
+                    path: "usr/bin/script".into(),
+                    interpreter: "/usr/bin/perl".into()
+                },
             ]
         );
         assert!(gaps(&root, &["a".into(), "usr/bin/*".into()]).unwrap().is_empty());
@@ -204,7 +214,10 @@ mod tests {
         let mut root = Node::directory();
         root.insert("usr/bin/ls", Node::file(0o755, program)).unwrap();
         let got = gaps(&root, &[]).unwrap();
-        assert!(got.iter().any(|g| matches!(g, Gap::MissingLibrary { library, .. } if library == "libc.so.6")), "{got:?}");
+        assert!(
+            got.iter().any(|g| matches!(g, Gap::MissingLibrary { library, .. } if library == "libc.so.6")),
+            "{got:?}"
+        );
         assert!(got.iter().any(|g| matches!(g, Gap::MissingInterpreter { .. })), "{got:?}");
     }
 }

@@ -117,7 +117,8 @@ fn parse(path: &str, bytes: &[u8]) -> Result<Module, object::Error> {
     let file = object::File::parse(bytes)?;
     let mut module = Module { name: name_of(path), path: path.to_owned(), ..Module::default() };
     let Some(section) = file.section_by_name(".modinfo") else { return Ok(module) };
-    let words = |text: &str| text.split([',', ' ']).filter(|w| !w.is_empty()).map(underscores).collect::<Vec<_>>();
+    let words =
+        |text: &str| text.split([',', ' ']).filter(|w| !w.is_empty()).map(underscores).collect::<Vec<_>>();
     for entry in section.data()?.split(|b| *b == 0) {
         let entry = String::from_utf8_lossy(entry);
         match entry.split_once('=') {
@@ -198,7 +199,8 @@ pub fn apply(root: &mut Node, release: &str, modules: &[Module]) -> Result<(), D
 /// The index files, by name.
 fn indexes(modules: &[Module], builtin: &str, builtin_modinfo: &str) -> Vec<(&'static str, Vec<u8>)> {
     let (mut dep, mut dep_index) = (String::new(), Trie::default());
-    let (mut alias, mut alias_index) = ("# Aliases extracted from modules themselves.\n".to_owned(), Trie::default());
+    let (mut alias, mut alias_index) =
+        ("# Aliases extracted from modules themselves.\n".to_owned(), Trie::default());
     let mut softdep = "# Soft dependencies extracted from modules themselves.\n".to_owned();
     for module in modules {
         // Nearest first: modprobe loads the list from its end.
@@ -323,7 +325,13 @@ mod tests {
 
     fn module(path: &str, depends: &[&str], aliases: &[&str]) -> Module {
         let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        Module { name: name_of(path), path: path.into(), depends: own(depends), aliases: own(aliases), ..Module::default() }
+        Module {
+            name: name_of(path),
+            path: path.into(),
+            depends: own(depends),
+            aliases: own(aliases),
+            ..Module::default()
+        }
     }
 
     fn sample() -> Vec<Module> {
@@ -353,7 +361,11 @@ mod tests {
             std::fs::write(base.join(name), bytes).unwrap();
         }
         let run = |name: &str| {
-            Command::new("modprobe").args(["-S", "6.0", "-d"]).arg(directory.path()).args(["-R", name]).output()
+            Command::new("modprobe")
+                .args(["-S", "6.0", "-d"])
+                .arg(directory.path())
+                .args(["-R", name])
+                .output()
         };
         for (asked, expected) in [("fs-a", "a\n"), ("pci:v0001d5", "a\nb_c\n"), ("fs-ext4", "ext4\n")] {
             let Ok(output) = run(asked) else {
@@ -361,7 +373,11 @@ mod tests {
                 return;
             };
             let got = String::from_utf8_lossy(&output.stdout).into_owned();
-            let sorted = |t: &str| { let mut l: Vec<_> = t.lines().map(str::to_owned).collect(); l.sort(); l };
+            let sorted = |t: &str| {
+                let mut l: Vec<_> = t.lines().map(str::to_owned).collect();
+                l.sort();
+                l
+            };
             assert_eq!(sorted(&got), sorted(expected), "{asked}");
         }
     }

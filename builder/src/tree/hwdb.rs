@@ -89,8 +89,12 @@ fn compile(files: &[(String, String)]) -> Vec<u8> {
                             node = node.children.entry(byte).or_default();
                         }
                         // udev asks for keys with a leading space: what has one is a property.
-                        let value =
-                            Value { value: value.to_owned(), file, line: index as u32 + 1, priority: file as u16 + 1 };
+                        let value = Value {
+                            value: value.to_owned(),
+                            file,
+                            line: index as u32 + 1,
+                            priority: file as u16 + 1,
+                        };
                         node.values.insert(format!(" {}", key.trim_end()), value);
                     }
                 }
@@ -114,7 +118,13 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(files: &'a [(String, String)]) -> Self {
         // Offset 0 is the empty string.
-        Self { files, nodes: Vec::new(), strings: vec![0], known: HashMap::from([(Vec::new(), 0)]), references: Vec::new() }
+        Self {
+            files,
+            nodes: Vec::new(),
+            strings: vec![0],
+            known: HashMap::from([(Vec::new(), 0)]),
+            references: Vec::new(),
+        }
     }
 
     fn string(&mut self, text: &[u8]) -> u64 {
@@ -166,7 +176,8 @@ impl<'a> Writer<'a> {
             prefix.push(*byte);
             trie = child;
         }
-        let children: Vec<(u8, u64)> = trie.children.iter().map(|(byte, child)| (*byte, self.node(child))).collect();
+        let children: Vec<(u8, u64)> =
+            trie.children.iter().map(|(byte, child)| (*byte, self.node(child))).collect();
         let at = HEADER + self.nodes.len() as u64;
         let prefix = self.string(&prefix);
         self.reference(prefix);
@@ -218,7 +229,10 @@ mod tests {
         };
         let got = String::from_utf8_lossy(&output.stdout).into_owned();
         if got.is_empty() {
-            println!("skipped: this systemd-hwdb cannot query another root: {}", String::from_utf8_lossy(&output.stderr));
+            println!(
+                "skipped: this systemd-hwdb cannot query another root: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
             return;
         }
         assert!(got.contains("ID_MODEL_FROM_DATABASE=I210"), "{got}");

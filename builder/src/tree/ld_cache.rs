@@ -100,7 +100,8 @@ fn encode(libraries: BTreeMap<String, String>) -> Vec<u8> {
 fn compare(mut a: &[u8], mut b: &[u8]) -> Ordering {
     fn number(text: &[u8]) -> (u64, &[u8]) {
         let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
-        let value = text[..end].iter().fold(0_u64, |n, d| n.wrapping_mul(10).wrapping_add(u64::from(d - b'0')));
+        let value =
+            text[..end].iter().fold(0_u64, |n, d| n.wrapping_mul(10).wrapping_add(u64::from(d - b'0')));
         (value, &text[end..])
     }
     loop {

@@ -17,7 +17,9 @@ pub enum Overlap {
 
 /// Both sides have something at this path, and they differ.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`/{path}` comes from `{upper}` and, different, from an earlier source; exclude one of the two or drop the file")]
+#[error(
+    "`/{path}` comes from `{upper}` and, different, from an earlier source; exclude one of the two or drop the file"
+)]
 pub struct Conflict {
     /// Path in the tree.
     pub path: String,
@@ -57,7 +59,13 @@ pub fn merge(root: &mut Node, upper: Node, name: &str, overlap: Overlap) -> Resu
     into(root, Node { meta, kind: Kind::Directory(direct) }, &mut Vec::new(), name, overlap)
 }
 
-fn into(lower: &mut Node, upper: Node, path: &mut Vec<u8>, name: &str, overlap: Overlap) -> Result<(), Conflict> {
+fn into(
+    lower: &mut Node,
+    upper: Node,
+    path: &mut Vec<u8>,
+    name: &str,
+    overlap: Overlap,
+) -> Result<(), Conflict> {
     match (&mut lower.kind, upper.kind) {
         (Kind::Directory(below), Kind::Directory(above)) => {
             lower.meta = upper.meta;
@@ -113,7 +121,10 @@ mod tests {
     fn directories_merge_and_aliases_are_followed() {
         let mut root = tree(&[("lib", "-> usr/lib"), ("usr/lib/a", "1")]);
         merge(&mut root, tree(&[("lib/b", "2"), ("usr/lib/c", "3")]), "p", Overlap::Refuse).unwrap();
-        assert_eq!(root, tree(&[("lib", "-> usr/lib"), ("usr/lib/a", "1"), ("usr/lib/b", "2"), ("usr/lib/c", "3")]));
+        assert_eq!(
+            root,
+            tree(&[("lib", "-> usr/lib"), ("usr/lib/a", "1"), ("usr/lib/b", "2"), ("usr/lib/c", "3")])
+        );
     }
 
     #[test]

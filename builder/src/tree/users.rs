@@ -78,7 +78,8 @@ impl Accounts {
         }
         let mut accounts = Self::default();
         let mut taken: BTreeSet<u32> = BTreeSet::new();
-        let fixed = |id: &Option<String>| id.as_deref().and_then(|t| t.split(':').next()?.parse::<u32>().ok());
+        let fixed =
+            |id: &Option<String>| id.as_deref().and_then(|t| t.split(':').next()?.parse::<u32>().ok());
         taken.extend(lines.iter().filter_map(|l| fixed(&l.id)));
         // Groups first: a user may name one as its primary group.
         for line in lines.iter().filter(|l| l.kind == 'g') {
@@ -104,7 +105,12 @@ impl Accounts {
         Ok(accounts)
     }
 
-    fn add_user(&mut self, line: &Line, fixed: Option<u32>, taken: &mut BTreeSet<u32>) -> Result<(), UsersError> {
+    fn add_user(
+        &mut self,
+        line: &Line,
+        fixed: Option<u32>,
+        taken: &mut BTreeSet<u32>,
+    ) -> Result<(), UsersError> {
         if self.users.contains_key(&line.name) {
             return Ok(());
         }
@@ -149,7 +155,10 @@ impl Accounts {
         let mut groups: Vec<_> = self.groups.iter().collect();
         groups.sort_by_key(|(name, gid)| (**gid, (*name).clone()));
         let members = |name: &str| {
-            self.members.get(name).map(|m| m.iter().cloned().collect::<Vec<_>>().join(",")).unwrap_or_default()
+            self.members
+                .get(name)
+                .map(|m| m.iter().cloned().collect::<Vec<_>>().join(","))
+                .unwrap_or_default()
         };
         groups.iter().map(|(name, gid)| format!("{name}:x:{gid}:{}\n", members(name))).collect()
     }
@@ -166,7 +175,8 @@ impl Accounts {
 }
 
 fn allocate(taken: &mut BTreeSet<u32>, name: &str) -> Result<u32, UsersError> {
-    let free = (100..1000).rev().find(|n| !taken.contains(n)).ok_or_else(|| UsersError::Exhausted(name.into()))?;
+    let free =
+        (100..1000).rev().find(|n| !taken.contains(n)).ok_or_else(|| UsersError::Exhausted(name.into()))?;
     taken.insert(free);
     Ok(free)
 }
@@ -180,13 +190,22 @@ fn parse_line(text: &str) -> Result<Line, String> {
         Some("g") => 'g',
         Some("m") => 'm',
         Some("r") => 'r',
-        other => return Err(format!("`{}` is no line type; known are u, g, m and r", other.unwrap_or_default())),
+        other => {
+            return Err(format!("`{}` is no line type; known are u, g, m and r", other.unwrap_or_default()));
+        }
     };
     let name = field(1).ok_or("the name is missing")?;
     if kind == 'm' && field(2).is_none() {
         return Err("a line of type m wants a user and a group".into());
     }
-    Ok(Line { kind, name, id: field(2), gecos: field(3).unwrap_or_default(), home: field(4), shell: field(5) })
+    Ok(Line {
+        kind,
+        name,
+        id: field(2),
+        gecos: field(3).unwrap_or_default(),
+        home: field(4),
+        shell: field(5),
+    })
 }
 
 /// Splits at white space; quoted fields may hold some.
@@ -226,7 +245,10 @@ pub fn apply(root: &mut Node) -> Result<Accounts, UsersError> {
         ("etc/gshadow", 0o640, shadow_gid, accounts.gshadow()),
     ] {
         let content = Content::Bytes(text.into_bytes().into());
-        root.insert(path, Node { meta: Metadata { gid, ..Metadata::root(mode) }, kind: super::Kind::File(content) })?;
+        root.insert(
+            path,
+            Node { meta: Metadata { gid, ..Metadata::root(mode) }, kind: super::Kind::File(content) },
+        )?;
     }
     Ok(accounts)
 }
@@ -241,7 +263,9 @@ mod tests {
 
     #[test]
     fn fixed_numbers_stay_and_free_ones_come_from_the_top() {
-        let got = accounts("g shadow 42\nu root 0 \"Super User\" /root /bin/sh\nu net - \"Net\"\ng adm -\nu time 999\nm net adm");
+        let got = accounts(
+            "g shadow 42\nu root 0 \"Super User\" /root /bin/sh\nu net - \"Net\"\ng adm -\nu time 999\nm net adm",
+        );
         assert_eq!(
             got.passwd(),
             "root:x:0:0:Super User:/root:/bin/sh\nnet:x:997:997:Net:/:/usr/sbin/nologin\ntime:x:999:999::/:/usr/sbin/nologin\n"
@@ -252,7 +276,10 @@ mod tests {
 
     #[test]
     fn a_primary_group_may_be_named() {
-        assert_eq!(accounts("g nogroup 65534\nu nobody 65534:nogroup \"n\" /nonexistent").passwd(), "nobody:x:65534:65534:n:/nonexistent:/usr/sbin/nologin\n");
+        assert_eq!(
+            accounts("g nogroup 65534\nu nobody 65534:nogroup \"n\" /nonexistent").passwd(),
+            "nobody:x:65534:65534:n:/nonexistent:/usr/sbin/nologin\n"
+        );
     }
 
     #[test]

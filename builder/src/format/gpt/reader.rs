@@ -62,6 +62,14 @@ pub enum ReadError {
         /// What is wrong with the second copy.
         backup: String,
     },
+    /// The first copy's header is sound and speaks of a longer disk.
+    #[error("it is cut off: {size} bytes of {length} are there")]
+    CutOff {
+        /// Bytes there are.
+        size: u64,
+        /// Bytes the disk should have.
+        length: u64,
+    },
     /// Reading failed.
     #[error("cannot read the partition table: {0}")]
     Read(#[from] io::Error),
@@ -101,9 +109,21 @@ pub fn read(disk: &dyn ReadAt) -> Result<Read, ReadError> {
             faults.push(damaged(Copy::Primary, reason));
             backup
         }
-        (Err(primary), Err(backup)) => return Err(ReadError::None { primary, backup }),
+        (Err(primary), Err(backup)) => {
+            return Err(match recorded_length(disk)? {
+                Some(length) if length > disk.size() => ReadError::CutOff { size: disk.size(), length },
+                _ => ReadError::None { primary, backup },
+            });
+        }
     };
     Ok(Read { table, faults })
+}
+
+/// The disk's length by the primary header, which names the backup's sector: the last one.
+fn recorded_length(disk: &dyn ReadAt) -> io::Result<Option<u64>> {
+    let header = read_header(disk, 1)?.ok();
+    let last = header.map(|header| u64::from_le_bytes(field(&header, 32)));
+    Ok(last.and_then(|last| last.checked_add(1)?.checked_mul(SECTOR)))
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
@@ -112,13 +132,11 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     field
 }
 
-/// One copy; the inner error says what is wrong with it.
-fn read_copy(disk: &dyn ReadAt, own: u64) -> io::Result<Result<Table, String>> {
-    let sectors = disk.size() / SECTOR;
+/// The sector of one header, signature and checksum in order; the inner error says what is wrong with it.
+fn read_header(disk: &dyn ReadAt, own: u64) -> io::Result<Result<[u8; SECTOR as usize], String>> {
     let mut header = [0; SECTOR as usize];
     disk.read_exact_at(&mut header, own * SECTOR)?;
     let word = |at| u32::from_le_bytes(field(&header, at));
-    let long = |at| u64::from_le_bytes(field(&header, at));
     if header[..8] != SIGNATURE {
         return Ok(Err("its signature is missing".to_owned()));
     }
@@ -131,6 +149,18 @@ fn read_copy(disk: &dyn ReadAt, own: u64) -> io::Result<Result<Table, String>> {
     if crc32fast::hash(&covered) != word(16) {
         return Ok(Err("its header's checksum is wrong".to_owned()));
     }
+    Ok(Ok(header))
+}
+
+/// One copy; the inner error says what is wrong with it.
+fn read_copy(disk: &dyn ReadAt, own: u64) -> io::Result<Result<Table, String>> {
+    let sectors = disk.size() / SECTOR;
+    let header = match read_header(disk, own)? {
+        Ok(header) => header,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let word = |at| u32::from_le_bytes(field(&header, at));
+    let long = |at| u64::from_le_bytes(field(&header, at));
     if long(24) != own {
         return Ok(Err(format!("it says it is in sector {}, but is in {own}", long(24))));
     }

@@ -103,8 +103,12 @@ fn each_copy_stands_in_for_the_other() {
     let truncated = good[..end - 1_000_000].to_vec();
     assert!(matches!(&read(&truncated).unwrap().faults[..], [Fault::Damaged { copy: Copy::Backup, .. }]));
     let cut_short = good[..2 << 20].to_vec();
-    let message = read(&cut_short).unwrap_err().to_string();
-    assert!(message.contains("of a disk with 4096") && message.contains("signature is missing"), "{message}");
+    let ReadError::CutOff { size, length } = read(&cut_short).unwrap_err() else { panic!("it is cut off") };
+    assert_eq!((size, length), (2 << 20, end as u64));
+    let mut damaged = cut_short;
+    damaged[512 + 60] ^= 1;
+    let message = read(&damaged).unwrap_err().to_string();
+    assert!(message.contains("checksum is wrong") && message.contains("signature is missing"), "{message}");
     assert!(read(&vec![0; 100]).is_err() && read(&vec![0; 1 << 20]).is_err());
 }
 

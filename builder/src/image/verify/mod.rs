@@ -17,7 +17,7 @@ use crate::format::{
 };
 use cairn_contract::{
     digest::Sha256Digest,
-    manifest::{Manifest, OutputFile, Partition},
+    manifest::{Manifest, OutputFile, Partition, PartitionRole},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -107,6 +107,10 @@ pub fn verify(path: &Path) -> Result<Verification, OpenError> {
     }
     let gpt::Read { table, faults } = match artifact.table() {
         Ok(read) => read,
+        Err(error @ OpenError::CutOff { .. }) => {
+            done.add("partition table", Err(error.to_string()));
+            return Ok(done);
+        }
         // Without a manifest nothing says that this ever was an image; with one, it is a damaged one.
         Err(error @ OpenError::NotADisk { .. }) if artifact.manifest.is_some() => {
             done.add("partition table", Err(error.to_string()));
@@ -166,8 +170,20 @@ fn check_digests(artifact: &Artifact, manifest: &Manifest, done: &mut Verificati
         compare_digest(&extent, expected)
     };
     in_parallel(&manifest.partitions, check, |partition, result| {
-        done.add(format!("partition {:?} ({})", partition.role, partition.label), result);
+        done.add(format!("partition {} ({})", name(partition.role), partition.label), result);
     });
+}
+
+/// A partition's role as the docs call it.
+fn name(role: PartitionRole) -> &'static str {
+    match role {
+        PartitionRole::Esp => "ESP",
+        PartitionRole::RootA => "root-A",
+        PartitionRole::VerityA => "verity-A",
+        PartitionRole::RootB => "root-B",
+        PartitionRole::VerityB => "verity-B",
+        PartitionRole::State => "state",
+    }
 }
 
 fn compare_digest(extent: &Extent, expected: Sha256Digest) -> Result<String, String> {
@@ -203,9 +219,9 @@ fn in_parallel<T: Sync>(
 fn compare_partitions(table: &gpt::Table, manifest: &Manifest) -> Result<String, String> {
     for expected in &manifest.partitions {
         let found = table.partitions.iter().find(|partition| partition.offset == expected.offset);
-        let role = expected.role;
-        let found = found
-            .ok_or_else(|| format!("{role:?} should start at byte {}; nothing does", expected.offset))?;
+        let role = name(expected.role);
+        let found =
+            found.ok_or_else(|| format!("{role} should start at byte {}; nothing does", expected.offset))?;
         let differences = [
             ("length", found.length.to_string(), expected.size.to_string()),
             ("label", found.label.clone(), expected.label.clone()),
@@ -215,7 +231,7 @@ fn compare_partitions(table: &gpt::Table, manifest: &Manifest) -> Result<String,
         if let Some((what, found, expected)) =
             differences.iter().find(|(_, found, expected)| found != expected)
         {
-            return Err(format!("{role:?} has {what} {found} instead of {expected}"));
+            return Err(format!("{role} has {what} {found} instead of {expected}"));
         }
     }
     match table.partitions.len().checked_sub(manifest.partitions.len()) {

@@ -174,9 +174,9 @@ fn each_flipped_byte_is_caught_by_the_check_it_concerns() {
     let esp = built.partition(PartitionRole::Esp).clone();
     let size = built.manifest.files[1].size;
     for (at, expected) in [
-        (root.offset + 200, vec!["partition RootA (cairn_1.0.0)", "root hash"]),
-        (hashes.offset + 4096 + 40, vec!["partition VerityA (cairn_1.0.0)", "root hash"]),
-        (esp.offset + 510, vec!["partition Esp (esp)", "EFI system partition"]),
+        (root.offset + 200, vec!["partition root-A (cairn_1.0.0)", "root hash"]),
+        (hashes.offset + 4096 + 40, vec!["partition verity-A (cairn_1.0.0)", "root hash"]),
+        (esp.offset + 510, vec!["partition ESP (esp)", "EFI system partition"]),
         (512 + 60, vec!["partition table"]),
         (size - 452, vec!["partition table"]),
     ] {

@@ -1,6 +1,6 @@
 //! `[disk]` and `[security]`
 
-use crate::profile::value::{HostPath, Size};
+use crate::profile::value::{AbsolutePath, HostPath, Size};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,8 @@ pub struct Security {
     pub console: Console,
     /// The management API. It also needs a CA from the machine config to be on.
     pub api: Api,
+    /// Programs that keep their setuid or setgid bit. All others lose it: nobody logs in, and root needs none.
+    pub setuid: Vec<AbsolutePath>,
     /// Sign the UKI for Secure Boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_boot: Option<SecureBoot>,
