@@ -119,7 +119,8 @@ fn v6_addresses(table: &str, name: &str) -> Vec<String> {
         let [address, _, length, scope, _, interface] = fields.as_slice() else { return None };
         let ip = std::net::Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
         let length = u8::from_str_radix(length, 16).ok()?;
-        (*interface == name && *scope == "00").then(|| format!("{ip}/{length}"))
+        // Of host and link scope are the addresses that lead nowhere else (RFC 4007; the kernel prints its own bits).
+        (*interface == name && !matches!(*scope, "10" | "20")).then(|| format!("{ip}/{length}"))
     };
     table.lines().filter_map(global).collect()
 }

@@ -18,6 +18,9 @@ const USAGE: &str = "usage: cairn-node COMMAND
   wait-ready [SECONDS]   end with success when the node is ready, with failure after SECONDS (default 300)
   bless                  take the boot counter off the name of the UKI that was booted";
 
+/// How long requests are still answered when the service is stopped.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -59,7 +62,12 @@ fn serve() -> Result<(), Box<dyn Error>> {
         tokio::spawn(watchdog());
         // Not under systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        Monitor::new(Places::default(), board, screen).run().await;
+        let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            () = Monitor::new(Places::default(), board, screen).run() => {}
+            // The answer to the very request that ends the system is still under way.
+            _ = ended.recv() => tokio::time::sleep(LAST_ANSWERS).await,
+        }
         Ok(())
     })
 }

@@ -33,7 +33,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 
     context.step("run a pod that publishes a port");
     let pod = guest.pod("published").port(PUBLISHED_PORT, 8080).run().await?;
-    pod.container("main", &probe.reference).args(["serve", "--http", "8080"]).start().await?;
+    pod.container("main", &probe.reference).args(["serve", "--tcp", "8080", "--http"]).start().await?;
 
     context.step("reach it from outside");
     let deadline = guest.pace().deadline(Duration::from_secs(10));

@@ -172,6 +172,7 @@ struct Found {
     content: Vec<(Sha256Digest, Vec<u8>)>,
 }
 
+/// What a digest names and is here already is not fetched; the registry still decides what the reference is.
 async fn find(inner: &Inner, repository: &Repository, reference: &Reference) -> Shared<Found> {
     let bad = |source: ManifestError| ImageError::Manifest {
         reference: reference.to_string(),
@@ -186,10 +187,16 @@ async fn find(inner: &Inner, repository: &Repository, reference: &Reference) -> 
         match document {
             Document::Index(entries) => {
                 digest = manifest::choose(&entries, inner.machine).map_err(bad)?.digest;
-                bytes = repository.manifest(digest).await?;
+                bytes = match inner.store.read_content(digest) {
+                    Ok(bytes) => bytes,
+                    Err(_) => repository.manifest(digest).await?,
+                };
             }
             Document::Image { config: descriptor, layers } => {
-                let bytes = repository.blob(&descriptor).await?;
+                let bytes = match inner.store.read_content(descriptor.digest) {
+                    Ok(bytes) => bytes,
+                    Err(_) => repository.blob(&descriptor).await?,
+                };
                 let (config, diff_ids) = manifest::parse_config(&bytes).map_err(bad)?;
                 manifest::check_config(&config, &diff_ids, layers.len(), inner.machine).map_err(bad)?;
                 content.push((descriptor.digest, bytes));
