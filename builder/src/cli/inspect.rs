@@ -5,7 +5,11 @@ use crate::image::inspect::{self, InspectError, Inspection, KernelView, Partitio
 use cairn_contract::manifest::{Component, Package};
 use indicatif::HumanBytes;
 use serde::Serialize;
-use std::{fmt::Write as _, io, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Show what is in an image, without booting it.
 ///
@@ -54,8 +58,10 @@ struct Selection<'a> {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = &args.file {
-        return inspect::read_file(&args.image, path, &mut io::stdout().lock()).map_err(failure);
+        let read = inspect::read_file(&args.image, path, &mut io::stdout().lock());
+        return read.map_err(|error| failure(&args.image, error));
     }
+    let failure = |error| failure(&args.image, error);
     let seen = inspect::inspect(&args.image).map_err(failure)?;
     for warning in &seen.warnings {
         output::note(&format!("warning: {warning}"));
@@ -82,11 +88,14 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if args.json { output::print_json(&selection) } else { output::print(&listing(&selection)) }
 }
 
-fn failure(error: InspectError) -> Failure {
+fn failure(image: &Path, error: InspectError) -> Failure {
+    let image = image.display();
     match error {
         InspectError::Open(error) => super::image_failure(error),
-        InspectError::Damaged(_) => Failure::checked(format!("{error}; `cairn verify` says what else is")),
-        InspectError::NoFile(_) | InspectError::NotAFile(_) => Failure::mistake(error),
+        InspectError::Damaged(_) => {
+            Failure::checked(format!("{image}: {error}; `cairn verify {image}` says what else is"))
+        },
+        InspectError::NoFile(_) | InspectError::NotAFile(_) => Failure::mistake(format!("{image}: {error}")),
         InspectError::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => Failure::OutputClosed,
         InspectError::Write(_) => Failure::machine(error),
     }

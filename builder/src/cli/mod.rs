@@ -70,7 +70,9 @@ fn image_failure(error: crate::image::artifact::OpenError) -> Failure {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
-    match Cairn::parse().command.run() {
+    let ended = Cairn::parse().command.run();
+    interrupt::leave_the_end_to_a_signal();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

@@ -21,7 +21,7 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// No space, or no quota.
-    #[error("the disk is full: cannot write {path}; free some space, or point XDG_CACHE_HOME elsewhere")]
+    #[error("the disk is full: cannot write {path}; free some space, or name another place with --cache")]
     Full {
         /// The file that did not fit.
         path: PathBuf,
