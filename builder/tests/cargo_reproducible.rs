@@ -2,6 +2,8 @@
 //!
 //! Needs cargo, a C compiler and a static C library; and for the second cargo home, the first one's downloads.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use cairn::source::{cargo, progress::Event};
 use std::{
     fs,

@@ -2,6 +2,8 @@
 //!
 //! Needs apt and a mirror that the machine's apt configuration names.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use cairn::source::{
     cache::Cache,
     deb::{Archive, Mirror, Request, resolve, suites},

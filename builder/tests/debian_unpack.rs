@@ -2,6 +2,8 @@
 //!
 //! Needs dpkg-deb, tar and a mirror that the machine's apt configuration names.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use cairn::{
     source::{
         cache::Cache,

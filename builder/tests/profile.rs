@@ -2,7 +2,7 @@
 //!
 //! `UPDATE=1 cargo test -p cairn --test profile` rewrites what has to follow a change.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -193,7 +193,7 @@ fn summary(built: &Built, took: Duration) -> String {
     let profile = &release.profile;
     let verb = if built.unchanged { "is up to date" } else { "built" };
     format!(
-        "{profile} {version} {verb} in {took}\n  \
+        "{profile} {version} {verb} in {took:.1} s\n  \
          {directory}/{profile}.raw      {allocated} on disk, {raw} in all\n  \
          {directory}/{profile}.efi      {uki}\n  \
          {directory}/manifest.json\n  \
@@ -201,7 +201,7 @@ fn summary(built: &Built, took: Duration) -> String {
          root {root} compressed, root hash {root_hash}\n\
          Next: cairn test {directory}\n",
         version = release.version,
-        took = format!("{:.1} s", took.as_secs_f64()),
+        took = took.as_secs_f64(),
         allocated = HumanBytes(sizes.raw_allocated),
         raw = HumanBytes(sizes.raw),
         uki = HumanBytes(sizes.uki),

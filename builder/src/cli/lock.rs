@@ -10,7 +10,7 @@ use crate::{
     profile,
 };
 use indicatif::HumanBytes;
-use std::{fmt::Write as _, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 /// Resolve a profile's packages and write its lock, without building.
 ///
@@ -62,14 +62,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let (locked, _) = settled.map_err(refuse)?;
     let after = locked.lock();
     let bytes: u64 = after.packages.iter().map(|package| package.size).sum();
-    let mut text = String::new();
-    // A first lock would list every package as new.
-    if before.is_some() {
-        for change in locked.changes() {
-            let _ = writeln!(text, "{change}");
-        }
-    }
+    // Which ones was said while it was resolved; a first lock has all of them new.
+    let changes = match (&before, locked.changes().len()) {
+        (None, _) | (_, 0) => String::new(),
+        (Some(_), count) => format!(", {count} changed"),
+    };
     let verb = if before.as_ref() == Some(after) { "is up to date" } else { "written" };
-    let _ = writeln!(text, "{} {verb}: {} packages, {}", lock.display(), after.packages.len(), HumanBytes(bytes));
-    output::print(&text)
+    let (lock, packages) = (lock.display(), after.packages.len());
+    output::print(&format!("{lock} {verb}: {packages} packages, {}{changes}", HumanBytes(bytes)))
 }

@@ -224,12 +224,15 @@ pub fn assemble(
 
 /// Takes the kernel out of `/boot` and says its release: the name of the module directory.
 fn take_kernel(root: &mut Node) -> Option<(Node, String)> {
-    let names = root.get("boot")?.entries()?.keys();
-    let name = names.filter(|name| name.starts_with(b"vmlinuz-")).next_back()?.clone();
+    let mut names = root.get("boot")?.entries()?.keys();
+    let name = names.rfind(|name| name.starts_with(b"vmlinuz-"))?.clone();
     let kernel = root.remove([b"boot/", name.as_slice()].concat())?;
     root.remove("boot");
     Some((kernel, String::from_utf8_lossy(&name[b"vmlinuz-".len()..]).into_owned()))
 }
+
+/// Whether a path is dropped, kept all the same, and above something kept.
+type Rules<'r> = dyn Fn(&[u8]) -> (bool, bool, bool) + 'r;
 
 /// Applies `packages.drop_files`, `packages.keep_files` and `kernel.drop_modules`, then takes away directories
 /// that this has emptied.
@@ -250,7 +253,7 @@ fn drop_files(root: &mut Node, profile: &Profile, release: &str) {
             glob::matches(prefix.join("/").as_bytes(), path)
         })
     };
-    fn below(node: &mut Node, path: &mut Vec<u8>, inside: bool, rules: &dyn Fn(&[u8]) -> (bool, bool, bool)) {
+    fn below(node: &mut Node, path: &mut Vec<u8>, inside: bool, rules: &Rules<'_>) {
         let Some(entries) = node.entries_mut() else { return };
         entries.retain(|name, child| {
             let length = path.len();

@@ -3,7 +3,7 @@
 //! Nothing here needs a network: mirrors are on loopback and answer as a case needs it. See also `profile.rs` for
 //! the profile's own commands.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod downloads;
 mod fixture;
