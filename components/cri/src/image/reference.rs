@@ -215,7 +215,7 @@ mod tests {
             ("[::1]:5000/a", "[::1]:5000/a:latest".to_owned()),
             ("Registry/a", "Registry/a:latest".to_owned()),
             ("cairn.local/probe:0.1.0", "cairn.local/probe:0.1.0".to_owned()),
-            ("a--b__c.d_e/f-g", "docker.io/a--b__c.d_e/f-g:latest".to_owned()),
+            ("a--b__c/d.e_f-g", "docker.io/a--b__c/d.e_f-g:latest".to_owned()),
             (&format!("busybox@{digest}"), format!("docker.io/library/busybox@{digest}")),
             (&format!("r.example:5/b:tag@{digest}"), format!("r.example:5/b@{digest}")),
         ] {
