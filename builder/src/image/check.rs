@@ -14,7 +14,6 @@ use crate::{
     profile::{
         Profile,
         check::{Check, Finding, Report, Severity},
-        value::Size,
     },
     tree::{Kind, Node},
 };
@@ -84,18 +83,17 @@ fn budgets(image: &FinishedImage<'_>) -> Vec<Finding> {
         ("root_uncompressed", "the root file system", sizes.root_uncompressed, budgets.root_uncompressed),
         ("raw_allocated", "the disk image without its holes", sizes.raw_allocated, budgets.raw_allocated),
     ];
-    let over = |(_, _, actual, budget): &(_, _, u64, Option<Size>)| {
-        budget.is_some_and(|budget| *actual > budget.get())
-    };
-    let finding = |(key, what, actual, budget): (&str, &str, u64, Option<Size>)| {
-        let budget = budget.map_or(0, Size::get);
-        Finding::new(
-            format!("test.budgets.{key}"),
-            format!("{what} has {actual} bytes, {} more than the budget of {budget}", actual - budget),
-            "leave out what the node does not need (packages.drop_files, kernel.drop_modules), or raise the budget",
-        )
-    };
-    budgets.into_iter().filter(over).map(finding).collect()
+    let mut findings = Vec::new();
+    for (key, what, actual, budget) in budgets {
+        if let Some(budget) = budget.filter(|budget| actual > budget.get()) {
+            findings.push(Finding::new(
+                format!("test.budgets.{key}"),
+                format!("{what} has {:.1} MB ({actual} bytes), and the budget is {budget}", actual as f64 / 1e6),
+                "leave out what the node does not need (packages.drop_files, kernel.drop_modules), or raise the budget",
+            ));
+        }
+    }
+    findings
 }
 
 fn root_hash(image: &FinishedImage<'_>) -> Vec<Finding> {

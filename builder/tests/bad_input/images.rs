@@ -97,9 +97,14 @@ fn file(path: &Path) -> OutputFile {
 }
 
 fn cairn(command: &str, image: &Path) -> Outcome {
+    cairn_with(command, image, &[])
+}
+
+fn cairn_with(command: &str, image: &Path, options: &[&str]) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let mut cairn = Command::new(env!("CARGO_BIN_EXE_cairn"));
-    let outcome = Outcome::of(&cairn.arg(command).arg(image).current_dir(folder.path()).output().unwrap());
+    cairn.arg(command).arg(image).args(options).current_dir(folder.path());
+    let outcome = Outcome::of(&cairn.output().unwrap());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "{command} left something");
     outcome
 }
@@ -186,4 +191,44 @@ fn without_qemu_the_package_to_install_is_named() {
         .assert_refused(2, &["qemu-system-x86_64 was not found in PATH", "apt install qemu-system-x86"]);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     assert!(!image.folder.path().join("test-artefacts").exists());
+}
+
+#[test]
+fn a_broken_kernel_image_does_not_hide_the_rest() {
+    let image = Image::new();
+    let folder = image.folder.path();
+    let inspect = |options: &[&str]| {
+        let outcome = cairn_with("inspect", folder, options);
+        assert_eq!(outcome.code, Some(0), "{outcome:#?}");
+        assert!(outcome.stderr.starts_with("warning: EFI/Linux/cairn_1.0.0+3.efi: "), "{outcome:#?}");
+        outcome.stdout
+    };
+    let overview = inspect(&[]);
+    assert!(overview.starts_with("small 1.0.0: Debian trixie of 2025-06-15T"), "{overview}");
+    assert!(overview.contains("in partition 2") && overview.contains("loader/loader.conf"), "{overview}");
+    let json: serde_json::Value =
+        serde_json::from_str(&inspect(&["--partitions", "--tree", "--json"])).unwrap();
+    let keys: Vec<_> = json.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["partitions", "tree"]);
+    assert_eq!(json["partitions"].as_array().unwrap().len(), 5);
+    assert!(json["tree"].as_array().unwrap().iter().any(|entry| entry["path"] == "/etc/os-release"));
+    assert!(inspect(&["--tree"]).contains("-rw-r--r--     0     0          9 /etc/os-release\n"));
+
+    let read = cairn_with("inspect", folder, &["--file", "/etc/os-release"]);
+    assert_eq!((read.code, read.stdout.as_str()), (Some(0), "ID=cairn\n"), "{read:#?}");
+    cairn_with("inspect", folder, &["--file", "/none"]).assert_refused(2, &["the image has no file /none"]);
+    cairn_with("inspect", folder, &["--file", "/etc"]).assert_refused(2, &["/etc is not a regular file"]);
+
+    cairn("verify", folder).assert_refused(1, &["1 of "]);
+    let verified = cairn_with("verify", folder, &["--json"]);
+    verified.assert_refused(1, &["checks failed"]);
+    let json: serde_json::Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!(json["good"], false);
+    let failed =
+        json["checks"].as_array().unwrap().iter().find(|check| check["outcome"] == "failed").unwrap();
+    assert_eq!(failed["subject"], "EFI system partition");
+
+    std::fs::remove_file(folder.join("manifest.json")).unwrap();
+    cairn_with("inspect", &image.raw(), &["--packages"])
+        .assert_refused(2, &["manifest.json", "not beside the image"]);
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::format::uki::{Parts, tests::small_stub};
+use crate::profile::value::Size;
 
 const LOCKED: &str = "root:!*::0:99999:7:::\ncairn:!*::0:99999:7:::\n";
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\ncairn:x:900:900::/:/usr/sbin/nologin\n";
@@ -87,9 +88,9 @@ fn every_budget_is_held_and_named_with_its_value() {
     assert_eq!(findings.len(), 3, "{findings:?}");
     assert_eq!(
         findings[0],
-        "image.budgets test.budgets.root: the compressed root file system has 200 bytes, 1 more than the budget of 199"
+        "image.budgets test.budgets.root: the compressed root file system has 0.0 MB (200 bytes), and the budget is 199 B"
     );
-    assert!(findings[1].contains("300 bytes, 50 more"), "{findings:?}");
+    assert!(findings[1].contains("(300 bytes), and the budget is 250 B"), "{findings:?}");
     assert!(findings[2].contains("test.budgets.raw_allocated"), "{findings:?}");
 }
 
