@@ -69,16 +69,17 @@ impl Service for Management {
 
     async fn power(&self, request: Request<api::PowerRequest>) -> Result<Response<api::PowerResponse>, Status> {
         require(&request, Role::Admin)?;
-        let verb = match request.into_inner().action() {
-            api::PowerAction::Reboot => "reboot",
-            api::PowerAction::Off => "poweroff",
+        // The targets, not `systemctl reboot`: that looks for logind first, which the image has not.
+        let target = match request.into_inner().action() {
+            api::PowerAction::Reboot => "reboot.target",
+            api::PowerAction::Off => "poweroff.target",
             api::PowerAction::Unspecified => return Err(Status::invalid_argument("say whether to reboot or to power off")),
         };
         // Not waiting for the job lets the answer out before the network goes down.
-        let run = Command::new(&self.backends.systemctl).args(["--no-block", verb]).output().await;
+        let run = Command::new(&self.backends.systemctl).args(["--no-block", "--job-mode=replace-irreversibly", "start", target]).output().await;
         let output = run.map_err(|error| Status::internal(format!("cannot run systemctl: {error}")))?;
         if !output.status.success() {
-            return Err(Status::internal(format!("systemctl {verb}: {}", String::from_utf8_lossy(&output.stderr).trim())));
+            return Err(Status::internal(format!("starting {target}: {}", String::from_utf8_lossy(&output.stderr).trim())));
         }
         Ok(Response::new(api::PowerResponse {}))
     }
