@@ -131,7 +131,7 @@ impl ModuleIndex {
     pub fn render(&self) -> String {
         let mut text = format!("{FIRST_LINE}\n");
         for module in &self.modules {
-            let always = module.always.then_some("always\n").unwrap_or_default();
+            let always = if module.always { "always\n" } else { "" };
             text.push_str(&format!("module {}\n{always}", module.path));
             module.needs.iter().for_each(|path| text.push_str(&format!("needs {path}\n")));
             module.aliases.iter().for_each(|alias| text.push_str(&format!("alias {alias}\n")));

@@ -103,6 +103,9 @@ pub struct MachineSpec {
     pub monitor: PathBuf,
 }
 
+/// Identity of the machine, as firmware has it: the image takes its machine id from there.
+const MACHINE: &str = "ca170000-0000-4000-8000-525400ca1701";
+
 impl MachineSpec {
     /// QEMU's arguments, without the program.
     pub fn arguments(&self) -> Vec<OsString> {
@@ -116,6 +119,7 @@ impl MachineSpec {
         line.option("-cpu", self.accelerator.cpu());
         line.option("-smp", self.cpus.to_string());
         line.option("-m", format!("{}M", self.memory_mib));
+        line.option("-uuid", MACHINE);
         self.console(&mut line);
         line.option("-qmp", joined(["unix:".into(), escaped(&self.monitor), ",server=on,wait=off".into()]));
         self.boot(&mut line);
