@@ -143,7 +143,7 @@ impl Runtime {
             shares_pids,
         };
         record.set_user(user);
-        self.save_container(&record)?;
+        self.write_container(&record)?;
         Ok(record)
     }
 
@@ -225,13 +225,12 @@ impl Runtime {
             .await;
         match started {
             Ok(Reply::Started { pid }) => {
-                let record = {
+                {
                     let mut record = container.record();
                     record.pid = pid;
                     record.started_at = started_at;
-                    record.clone()
-                };
-                self.save_container(&record)?;
+                }
+                self.save_container(&container)?;
                 self.publish(&record.id, &record.sandbox, cri::ContainerEventType::ContainerStartedEvent);
                 // It may have ended before it was noted as started; then the event came too early to count.
                 self.take_early_exit(&container);
@@ -365,18 +364,20 @@ impl Runtime {
     /// Changes the limits of a container.
     pub(super) fn update_container(&self, id: &str, update: &Resources) -> Result<(), RuntimeError> {
         let container = self.container(id)?;
-        let mut record = container.record();
-        match record.state() {
-            cri::ContainerState::ContainerExited => {
-                return Err(RuntimeError::State(format!("container {} has ended", record.id)));
+        {
+            let mut record = container.record();
+            match record.state() {
+                cri::ContainerState::ContainerExited => {
+                    return Err(RuntimeError::State(format!("container {} has ended", record.id)));
+                }
+                cri::ContainerState::ContainerRunning => update
+                    .apply(&Cgroup::new(&record.cgroup))
+                    .map_err(|error| RuntimeError::fault("cannot update the container", error))?,
+                _ => {}
             }
-            cri::ContainerState::ContainerRunning => update
-                .apply(&Cgroup::new(&record.cgroup))
-                .map_err(|error| RuntimeError::fault("cannot update the container", error))?,
-            _ => {}
+            record.resources.merge(update);
         }
-        record.resources.merge(update);
-        self.save_container(&record)
+        self.save_container(&container)
     }
 
     /// Follows a renamed log file.

@@ -27,7 +27,7 @@ pub use service::RuntimeServer;
 use crate::{image::ImageService, network::Networks, protocol::Exit, record, snapshot::Snapshot};
 use cairn_contract::{cri, runtime::RuntimeConfig};
 use jiff::Timestamp;
-use state::{Container, ContainerRecord, Pod, PodRecord};
+use state::{Container, ContainerRecord, Pod};
 use std::{
     collections::HashMap,
     path::PathBuf,
@@ -140,12 +140,23 @@ impl Runtime {
         self.all_containers().into_iter().filter(|container| container.record().sandbox == pod).collect()
     }
 
-    fn save_pod(&self, record: &PodRecord) -> Result<(), RuntimeError> {
-        record::save(&self.pod_state(&record.id).join("record.json"), record)
+    /// Writes what a sandbox's record says now. Writers take turns: the last to write knows the latest.
+    fn save_pod(&self, pod: &Pod) -> Result<(), RuntimeError> {
+        let _turn = lock(&pod.saving);
+        let record = pod.record().clone();
+        record::save(&self.pod_state(&record.id).join("record.json"), &record)
             .map_err(|error| RuntimeError::fault("cannot record the pod sandbox", error))
     }
 
-    fn save_container(&self, record: &ContainerRecord) -> Result<(), RuntimeError> {
+    /// Writes what a container's record says now. Writers take turns: a container's start and its end are noted
+    /// by two tasks, and the end must not be overwritten.
+    fn save_container(&self, container: &Container) -> Result<(), RuntimeError> {
+        let _turn = lock(&container.saving);
+        let record = container.record().clone();
+        self.write_container(&record)
+    }
+
+    fn write_container(&self, record: &ContainerRecord) -> Result<(), RuntimeError> {
         record::save(&self.container_state(&record.id).join("record.json"), record)
             .map_err(|error| RuntimeError::fault("cannot record the container", error))
     }
@@ -160,7 +171,7 @@ impl Runtime {
             record.exit = Some(exit);
             record.clone()
         };
-        if let Err(error) = self.save_container(&record) {
+        if let Err(error) = self.save_container(container) {
             tracing::error!(container = record.id, "{error}");
         }
         container.ended.send_replace(true);

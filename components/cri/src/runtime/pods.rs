@@ -94,7 +94,7 @@ impl Runtime {
         fs::create_dir_all(&state).map_err(|error| fault("cannot make the pod's directory", &error))?;
         fs::create_dir_all(&run).map_err(|error| fault("cannot make the pod's directory", &error))?;
         // From here on a crash leaves a record that says what to clean.
-        self.save_pod(record)?;
+        self.save_pod(pod)?;
         files::write(&state, &record.config, record.node_network())
             .map_err(|error| fault("cannot write the pod's resolv.conf and hosts", &error))?;
         self.spawn_shim(record).await?;
@@ -107,14 +107,13 @@ impl Runtime {
             let added = self.inner.networks.add(&PodNetwork { pod_cidr: &cidr, ..network }).await;
             attachment = Some(added.map_err(|error| fault("cannot connect the pod", &error))?);
         }
-        let record = {
+        {
             let mut held = pod.record();
             held.addresses = attachment.as_ref().map(|attachment| attachment.addresses()).unwrap_or_default();
             held.attachment = attachment;
             held.phase = PodPhase::Ready;
-            held.clone()
-        };
-        self.save_pod(&record)
+        }
+        self.save_pod(pod)
     }
 
     fn pod_network<'a>(&self, record: &'a PodRecord, namespace: Option<&'a str>) -> PodNetwork<'a> {
@@ -198,7 +197,7 @@ impl Runtime {
         };
         self.release(&record).await;
         self.containers_lost(&record.id, "ShimDied", "the process that watched the container died");
-        if let Err(error) = self.save_pod(&record) {
+        if let Err(error) = self.save_pod(pod) {
             tracing::error!(pod = record.id, "{error}");
         }
         self.publish(&record.id, &record.id, cri::ContainerEventType::ContainerStoppedEvent);
@@ -245,7 +244,7 @@ impl Runtime {
             record.phase = PodPhase::NotReady;
             record.clone()
         };
-        self.save_pod(&record)?;
+        self.save_pod(pod)?;
         if let Some(shim) = pod.shim() {
             for container in self.containers_of(&record.id) {
                 let running = container.record().state() == cri::ContainerState::ContainerRunning;
@@ -273,8 +272,7 @@ impl Runtime {
         self.release(&record).await;
         self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped");
         pod.record().attachment = None;
-        let record = pod.record().clone();
-        self.save_pod(&record)
+        self.save_pod(pod)
     }
 
     /// Kills what is left in a pod's cgroup, shim included, and unmounts its namespaces.

@@ -102,8 +102,7 @@ impl Runtime {
                     "NodeRebooted",
                     "the node was rebooted while the container ran",
                 );
-                let record = pod.record().clone();
-                if let Err(error) = self.save_pod(&record) {
+                if let Err(error) = self.save_pod(pod) {
                     tracing::warn!(pod = record.id, "{error}");
                 }
             }
@@ -136,15 +135,14 @@ impl Runtime {
             };
             match states.iter().find(|held| held.id == id) {
                 Some(ContainerState { pid, exit, .. }) => {
-                    let record = {
+                    {
                         let mut record = container.record();
                         record.pid = *pid;
                         if record.started_at == 0 {
                             record.started_at = now(); // the daemon died between the start and its record
                         }
-                        record.clone()
-                    };
-                    if let Err(error) = self.save_container(&record) {
+                    }
+                    if let Err(error) = self.save_container(&container) {
                         tracing::warn!(container = id, "{error}");
                     }
                     if let Some(exit) = exit {

@@ -128,6 +128,8 @@ impl ContainerRecord {
 #[derive(Debug)]
 pub(super) struct Pod {
     record: Mutex<PodRecord>,
+    /// Held while the record is written.
+    pub(super) saving: Mutex<()>,
     shim: Mutex<Option<ShimClient>>,
     /// Held while it is stopped or removed, or a container is made in it: one of those at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
@@ -136,7 +138,12 @@ pub(super) struct Pod {
 impl Pod {
     /// A sandbox without a shim.
     pub(super) fn new(record: PodRecord) -> Self {
-        Self { record: record.into(), shim: Mutex::new(None), changing: tokio::sync::Mutex::default() }
+        Self {
+            record: record.into(),
+            saving: Mutex::default(),
+            shim: Mutex::new(None),
+            changing: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Its record.
@@ -168,6 +175,8 @@ pub(super) struct Samples {
 #[derive(Debug)]
 pub(super) struct Container {
     record: Mutex<ContainerRecord>,
+    /// Held while the record is written.
+    pub(super) saving: Mutex<()>,
     /// True once it has ended.
     pub(super) ended: watch::Sender<bool>,
     /// Held while it is started, stopped or removed.
@@ -184,6 +193,7 @@ impl Container {
         Self {
             ended: watch::Sender::new(record.exit.is_some()),
             record: record.into(),
+            saving: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             hold: hold.into(),
             samples: Mutex::default(),

@@ -20,7 +20,8 @@ use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use std::{
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, Write},
     os::{
         fd::OwnedFd,
         unix::{ffi::OsStrExt, process::CommandExt},
@@ -206,7 +207,24 @@ impl Confined {
 }
 
 impl Executor for Confined {
+    /// Too late for an answer to the daemon: who wonders why the container ended looks into its log, where its
+    /// standard error leads already.
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        self.become_program(spec).inspect_err(|error| {
+            let _ = writeln!(io::stderr(), "cairn: {error}");
+        })
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        let process = spec.process().as_ref();
+        let process = process
+            .ok_or_else(|| ExecutorValidationError::ArgValidationError("no process to run".to_owned()))?;
+        find_program(process).map(drop).map_err(ExecutorValidationError::ArgValidationError)
+    }
+}
+
+impl Confined {
+    fn become_program(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let other = |text: String| ExecutorError::Other(text);
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let arguments = process.args().as_deref().unwrap_or_default();
@@ -225,13 +243,6 @@ impl Executor for Confined {
             .args(arguments.get(1..).unwrap_or_default())
             .exec();
         Err(other(format!("cannot run {}: {error}", program.display())))
-    }
-
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        let process = spec.process().as_ref();
-        let process = process
-            .ok_or_else(|| ExecutorValidationError::ArgValidationError("no process to run".to_owned()))?;
-        find_program(process).map(drop).map_err(ExecutorValidationError::ArgValidationError)
     }
 }
 
