@@ -5,7 +5,7 @@
 //!
 //! The image under test is, bit for bit, the image that ships, and the harness is only another operator: it gives
 //! the node a machine config, talks to its management API over mutual TLS, tunnels to its CRI socket and reads its
-//! serial console ([`guest`], [`node`]). Machines are disposable overlays of the image ([`qemu`]); what a node
+//! serial console ([`guest`], [`management`], [`node`]). Machines are disposable overlays of the image ([`qemu`]); what a node
 //! needs from outside, a registry above all, the harness serves from its own process ([`registry`]).
 //!
 //! A *scenario* ([`scenario`], the list is [`scenarios`]) shows one thing, names the requirements that this
@@ -19,6 +19,7 @@ pub mod error;
 pub mod guest;
 pub mod image;
 pub mod lab;
+pub mod management;
 pub mod node;
 pub mod pace;
 pub mod qemu;

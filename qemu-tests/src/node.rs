@@ -2,8 +2,9 @@
 
 use crate::{
     error::Fault,
-    guest::{Guest, channel::Address},
+    guest::{self, Guest},
     lab::Lab,
+    management::Address,
     pace::Pace,
     qemu::{
         arguments::{Boot, Console, Credential, Disk, DiskFormat, Forward, MachineSpec},
@@ -89,7 +90,7 @@ impl Node {
         let port = machine
             .port(paths::MANAGEMENT_PORT)
             .ok_or_else(|| Fault::Qemu("no port leads to the management API".to_owned()))?;
-        let address = Address::new(port, &lab.identity.ca, &lab.identity.admin)?;
+        let address = guest::forwarded(port, &lab.identity.ca, &lab.identity.admin)?;
         let pace = lab.pace();
         let start = Start { mark: Mark::default(), at: Duration::ZERO };
         let guest = Guest::new(&address, pace);

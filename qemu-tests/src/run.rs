@@ -4,6 +4,7 @@ use crate::{
     error::{Error, Fault, UserError},
     guest::identity::{ClientIdentity, Identity},
     image::{Image, uki},
+    management::CA_FILE,
     node::firmware_boot,
     qemu::{
         accelerator::{self, Choice},
@@ -65,7 +66,7 @@ pub async fn run(options: RunOptions, hints: &mut (dyn Write + Send)) -> Result<
     let image = Image::open(&options.image)?;
     let program = program::locate()?;
     let identity = Identity::generate()?;
-    let config = machine_config(options.machine_config.as_deref(), &identity)?;
+    let (config, own_api) = machine_config(options.machine_config.as_deref(), &identity)?;
     let work = tempfile::Builder::new()
         .prefix("cairn-run-")
         .tempdir()
@@ -91,8 +92,10 @@ pub async fn run(options: RunOptions, hints: &mut (dyn Write + Send)) -> Result<
         .zip(guest_ports)
         .map(|(host, guest)| Forward { host, guest })
         .collect();
-    write_credentials(&options.credentials, &identity)?;
-    let text = describe(&options.credentials, &forwards);
+    if !own_api {
+        write_credentials(&options.credentials, &identity)?;
+    }
+    let text = describe((!own_api).then_some(&options.credentials), &forwards);
     hints.write_all(text.as_bytes()).map_err(Fault::io("write to the terminal"))?;
 
     let spec = MachineSpec {
@@ -112,7 +115,9 @@ pub async fn run(options: RunOptions, hints: &mut (dyn Write + Send)) -> Result<
     Ok(())
 }
 
-fn machine_config(path: Option<&Path>, identity: &Identity) -> Result<String, Error> {
+/// The document for the node, and whether its management API is the user's own, to which our certificates are
+/// those of strangers.
+fn machine_config(path: Option<&Path>, identity: &Identity) -> Result<(String, bool), Error> {
     let mut config = match path {
         None => identity.machine_config(None),
         Some(path) => {
@@ -124,15 +129,15 @@ fn machine_config(path: Option<&Path>, identity: &Identity) -> Result<String, Er
             })?
         }
     };
-    if config.api.is_none() {
-        config.api = Some(identity.api());
-    }
-    toml::to_string(&config).map_err(|error| Fault::Certificates(error.to_string()).into())
+    let own_api = path.is_some() && config.api.is_some();
+    config.api.get_or_insert_with(|| identity.api());
+    let text = toml::to_string(&config).map_err(|error| Fault::Certificates(error.to_string()))?;
+    Ok((text, own_api))
 }
 
 fn write_credentials(directory: &Path, identity: &Identity) -> Result<(), Fault> {
     std::fs::create_dir_all(directory).map_err(Fault::io(format!("make {}", directory.display())))?;
-    write_private(&directory.join("ca.pem"), &identity.ca)?;
+    write_private(&directory.join(CA_FILE), &identity.ca)?;
     for (name, ClientIdentity { certificate, key }) in
         [("admin", &identity.admin), ("reader", &identity.reader)]
     {
@@ -152,23 +157,40 @@ fn write_private(path: &Path, text: &str) -> Result<(), Fault> {
     write().map_err(Fault::io(format!("write {}", path.display())))
 }
 
-fn describe(credentials: &Path, forwards: &[Forward]) -> String {
-    let dir = credentials.display();
+/// `credentials` is none if the machine config has an API of its own, whose certificates only the user has.
+fn describe(credentials: Option<&PathBuf>, forwards: &[Forward]) -> String {
     let mut text = String::new();
-    for forward in forwards {
-        if forward.guest == paths::MANAGEMENT_PORT {
-            text.push_str(&format!(
-                "management API   127.0.0.1:{}\n\
-                 certificates     {dir}/ca.pem, {dir}/admin.pem + .key (may do everything), {dir}/reader.pem + .key\n\
-                 try              cairn node status --address 127.0.0.1:{} --credentials {dir}\n",
-                forward.host, forward.host
-            ));
-        } else {
-            text.push_str(&format!("guest port {:5} 127.0.0.1:{}\n", forward.guest, forward.host));
+    for Forward { host, guest } in forwards {
+        if *guest != paths::MANAGEMENT_PORT {
+            text.push_str(&format!("guest port {guest:5} 127.0.0.1:{host}\n"));
+            continue;
         }
+        let dir = credentials.map_or_else(|| "DIR".to_owned(), |directory| shell_word(directory));
+        let whose = if credentials.is_some() {
+            format!("{dir}: admin may do everything, reader (--as reader) may look")
+        } else {
+            "those that go with the [api] of your machine config, in DIR below".to_owned()
+        };
+        let access = format!("--node 127.0.0.1:{host} --credentials {dir}");
+        text.push_str(&format!(
+            "management API   127.0.0.1:{host}\n\
+             certificates     {whose}\n\
+             state            cairn node status {access}\n\
+             log              cairn node journal --follow {access}\n\
+             containers       cairn node tunnel --socket /tmp/cri.sock {access}\n                 \
+             crictl --runtime-endpoint unix:///tmp/cri.sock pods\n\
+             off              cairn node poweroff {access}\n"
+        ));
     }
     text.push_str("\nThe console follows. Ctrl-A x ends the machine; its disk is thrown away.\n\n");
     text
+}
+
+/// A path as a shell takes it, quoted where it must be.
+fn shell_word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+:@,".contains(&b));
+    if plain && !text.is_empty() { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -192,11 +214,34 @@ mod tests {
         let path = directory.path().join("machine.toml");
         let identity = Identity::generate().unwrap();
         std::fs::write(&path, "[node]\nname = 'mine'\n").unwrap();
-        let config = MachineConfig::parse(&machine_config(Some(&path), &identity).unwrap()).unwrap();
+        let (text, own_api) = machine_config(Some(&path), &identity).unwrap();
+        let config = MachineConfig::parse(&text).unwrap();
         assert_eq!(config.node.name.as_deref(), Some("mine"));
-        assert!(config.api.is_some());
+        assert_eq!((config.api, own_api), (Some(identity.api()), false));
+
+        std::fs::write(&path, "[api]\nclient_ca = 'a'\ncertificate = 'b'\nkey = 'c'\n").unwrap();
+        let (text, own_api) = machine_config(Some(&path), &identity).unwrap();
+        assert!(own_api && !text.contains(&identity.api().key));
         std::fs::write(&path, "[nod]\n").unwrap();
         let error = machine_config(Some(&path), &identity).unwrap_err();
         assert!(matches!(error, Error::User(UserError::BadMachineConfig { .. })), "{error}");
+    }
+
+    #[test]
+    fn the_hints_are_commands_to_copy() {
+        let forwards =
+            [Forward { host: 4001, guest: paths::MANAGEMENT_PORT }, Forward { host: 4002, guest: 80 }];
+        let text = describe(Some(&"my keys".into()), &forwards);
+        for command in ["status", "journal --follow", "tunnel --socket /tmp/cri.sock", "poweroff"] {
+            let line = format!("cairn node {command} --node 127.0.0.1:4001 --credentials 'my keys'\n");
+            assert!(text.contains(&line), "{line}: {text}");
+        }
+        assert!(text.contains("guest port    80 127.0.0.1:4002\n"), "{text}");
+        let text = describe(None, &forwards);
+        assert!(
+            text.contains("--credentials DIR") && text.contains("[api] of your machine config"),
+            "{text}"
+        );
+        assert_eq!(shell_word(Path::new("it's")), "'it'\\''s'");
     }
 }

@@ -14,7 +14,7 @@ use cairn_contract::{
     },
 };
 use cairn_qemu::{
-    guest::{Guest, channel::Address, identity::Identity},
+    guest::{Guest, forwarded, identity::Identity},
     pace::Pace,
     scenario::Stop,
 };
@@ -151,7 +151,7 @@ fn pace() -> Pace {
 async fn the_api_and_the_socket_behind_its_tunnel_are_reached() {
     let identity = Identity::generate().unwrap();
     let port = serve(&identity).await;
-    let guest = Guest::new(&Address::new(port, &identity.ca, &identity.admin).unwrap(), pace());
+    let guest = Guest::new(&forwarded(port, &identity.ca, &identity.admin).unwrap(), pace());
     assert_eq!(guest.reached().await.unwrap().name, "fake");
     let version = guest.version().await.unwrap();
     assert_eq!((version.runtime_api_version.as_str(), version.runtime_name.len()), ("v1", 80_000));
@@ -164,8 +164,8 @@ async fn certificates_of_another_ca_open_nothing_in_either_direction() {
     let (identity, other) = (Identity::generate().unwrap(), Identity::generate().unwrap());
     let port = serve(&identity).await;
     for address in [
-        Address::new(port, &identity.ca, &other.admin).unwrap(),
-        Address::new(port, &other.ca, &identity.admin).unwrap(),
+        forwarded(port, &identity.ca, &other.admin).unwrap(),
+        forwarded(port, &other.ca, &identity.admin).unwrap(),
     ] {
         assert!(Guest::new(&address, pace()).status().await.is_err());
     }

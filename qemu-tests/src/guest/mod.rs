@@ -1,17 +1,20 @@
 //! The guest channel: what an operator has, and no more.
 //!
 //! A node has no shell and no SSH; it has a management API over mutual TLS. The harness makes the certificates
-//! ([`identity`]), connects through a forwarded port ([`channel`]), asks the node itself ([`Guest`]) and reaches
-//! its CRI socket through the API's tunnel ([`tunnel`]), as a kubelet would ([`pod`]). [`host`] looks at the node
-//! from a privileged pod, which is how one inspects such a node in a cluster, too.
+//! ([`identity`]), connects through a forwarded port ([`forwarded`]), asks the node itself ([`Guest`]) and reaches
+//! its CRI socket through the API's tunnel, as a kubelet would ([`pod`]). [`host`] looks at the node from a
+//! privileged pod, which is how one inspects such a node in a cluster, too.
 
-pub mod channel;
 pub mod host;
 pub mod identity;
 pub mod pod;
-pub mod tunnel;
 
-use crate::{pace::Pace, scenario::Stop};
+use crate::{
+    error::Fault,
+    management::{self, Address, Credentials, Place, tunnel},
+    pace::Pace,
+    scenario::Stop,
+};
 use cairn_contract::{
     cri::{self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
     management::{
@@ -19,7 +22,7 @@ use cairn_contract::{
         management_client::ManagementClient,
     },
 };
-use channel::Address;
+use identity::{ClientIdentity, NODE_NAME};
 use std::{future::Future, time::Duration};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
@@ -29,6 +32,13 @@ use tonic::{Response, Status, transport::Channel};
 const CALL: Duration = Duration::from_secs(20);
 /// Pulls and sandboxes do more.
 const LONG_CALL: Duration = Duration::from_secs(60);
+
+/// The node behind a forwarded port on 127.0.0.1. `ca` is the PEM of the CA that signed the node's certificate.
+pub fn forwarded(port: u16, ca: &str, client: &ClientIdentity) -> Result<Address, Fault> {
+    let credentials = Credentials::from_pem(ca, &client.certificate, &client.key)
+        .map_err(|error| Fault::Certificates(error.to_string()))?;
+    Ok(Address::new(Place::new("127.0.0.1", port).named(Some(NODE_NAME.to_owned())), credentials))
+}
 
 /// A node seen from outside. Clones share the connections, which are made when needed and again after a reboot.
 #[derive(Debug, Clone)]
@@ -42,8 +52,7 @@ pub struct Guest {
 impl Guest {
     /// For the node at `address`; nothing is sent yet.
     pub fn new(address: &Address, pace: Pace) -> Self {
-        let channel = channel::open(address);
-        let management = ManagementClient::new(channel);
+        let management = management::open(address);
         let cri = tunnel::open(management.clone());
         let runtime = RuntimeServiceClient::new(cri.clone());
         Self { management, runtime, images: ImageServiceClient::new(cri), pace }

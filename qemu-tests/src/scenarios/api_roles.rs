@@ -1,7 +1,7 @@
 //! Who may call the management API.
 
 use crate::{
-    guest::{Guest, channel::Address, identity::Identity},
+    guest::{Guest, forwarded, identity::Identity},
     scenario::{Context, Needs, Scenario, Stop, check},
 };
 use cairn_contract::paths;
@@ -21,7 +21,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let identity = &context.lab().identity;
 
     context.step("look as a reader");
-    let reader = Guest::new(&Address::new(port, &identity.ca, &identity.reader)?, pace);
+    let reader = Guest::new(&forwarded(port, &identity.ca, &identity.reader)?, pace);
     reader.status().await?;
 
     context.step("try to act as a reader");
@@ -30,7 +30,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 
     context.step("try to look with a certificate of another CA");
     let stranger = Identity::generate()?;
-    let stranger = Guest::new(&Address::new(port, &identity.ca, &stranger.admin)?, pace);
+    let stranger = Guest::new(&forwarded(port, &identity.ca, &stranger.admin)?, pace);
     check(stranger.status().await.is_err(), || {
         "a client certificate of an unknown CA was accepted".to_owned()
     })?;

@@ -1,4 +1,6 @@
 //! The CRI socket through the management API: each connection is one `Tunnel` call.
+//!
+//! Each direction ends by itself, as with a socket: shutting down the writing side ends what the node's side reads.
 
 use cairn_contract::management::{
     TunnelMessage, TunnelTarget, management_client::ManagementClient, tunnel_message::Content,
@@ -10,27 +12,30 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Streaming, transport::Channel};
+use tonic::{Status, Streaming, transport::Channel};
 
-/// In flight within the harness; flow control proper is HTTP/2's.
+/// In flight within this process; flow control proper is HTTP/2's.
 const BUFFER: usize = 256 * 1024;
 /// Bytes in one message: well below gRPC's limit of 4 MiB, well above a header's cost.
 const PIECE: usize = 32 * 1024;
 
 /// A channel whose connections are tunnels to the CRI socket.
-pub(super) fn open(client: ManagementClient<Channel>) -> Channel {
+pub fn open(client: ManagementClient<Channel>) -> Channel {
     let connector = tower::service_fn(move |_| {
         let client = client.clone();
-        async move { connect(client).await.map(TokioIo::new) }
+        async move { connect(client).await.map(TokioIo::new).map_err(io::Error::other) }
     });
     super::channel::endpoint("http://cri").connect_with_connector_lazy(connector)
 }
 
-async fn connect(mut client: ManagementClient<Channel>) -> io::Result<DuplexStream> {
+/// One connection to the CRI socket. An error is the node's: permission denied to a client that is no
+/// administrator, unavailable if the runtime does not listen.
+pub async fn connect(mut client: ManagementClient<Channel>) -> Result<DuplexStream, Status> {
     let (outgoing, messages) = mpsc::channel(8);
     let first = TunnelMessage { content: Some(Content::Target(TunnelTarget::Cri.into())) };
-    outgoing.send(first).await.map_err(io::Error::other)?;
-    let incoming = client.tunnel(ReceiverStream::new(messages)).await.map_err(io::Error::other)?.into_inner();
+    // There is room for it, and the receiver is here.
+    let _ = outgoing.try_send(first);
+    let incoming = client.tunnel(ReceiverStream::new(messages)).await?.into_inner();
 
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     let (reader, writer) = tokio::io::split(theirs);
