@@ -57,6 +57,7 @@ subcommands! {
     Lock => lock,
     Profile => profile,
     Machine => machine,
+    Node => node,
 }
 
 /// An image that cannot be opened: who has to act.

@@ -4,7 +4,8 @@
 //! - [`source`] finds the machine config, [`render`] turns it into files, [`apply`] puts them in place.
 //! - [`bless`] marks a good boot for the boot loader.
 //! - [`monitor`] watches the runtime through [`cri`], proves it once per boot with [`probe`], and keeps
-//!   [`status`], which the console ([`screen`]) and the management API ([`api`]) show.
+//!   [`status`], which the console ([`screen`]) and the management API ([`api`]) show, where the image's
+//!   [`settings`] let them.
 
 pub mod api;
 pub mod apply;
@@ -16,6 +17,7 @@ pub mod probe;
 pub mod render;
 pub mod resolver;
 pub mod screen;
+pub mod settings;
 pub mod source;
 pub mod status;
 pub mod volume;

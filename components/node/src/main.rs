@@ -3,6 +3,7 @@
 use cairn_node::api::{self, Backends, tls};
 use cairn_node::monitor::{self, Monitor, Places};
 use cairn_node::bless::{self, Outcome};
+use cairn_node::settings::{Api, Settings};
 use cairn_node::{apply, screen::Screen, status::Check, status::StatusBoard};
 use std::error::Error;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -52,12 +53,13 @@ fn config() -> Result<(), Box<dyn Error>> {
 }
 
 fn serve() -> Result<(), Box<dyn Error>> {
+    let settings = Settings::from_environment()?;
     // One thread: the node's programs are many, and this one mostly waits.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let board = Arc::new(StatusBoard::default());
-        let screen = Screen::start()?;
-        start_api(&board).await;
+        let screen = Screen::start(settings.console)?;
+        start_api(settings.api, &board).await;
         tokio::spawn(monitor::show(board.clone(), screen.clone()));
         tokio::spawn(watchdog());
         // Not under systemd there is nobody to tell.
@@ -72,9 +74,17 @@ fn serve() -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// Starts the management API if the machine config asks for it. A node whose API cannot start runs on, and
+/// Starts the management API if the machine config asks for it and the image lets it. A node whose API cannot start runs on, and
 /// its checks say why.
-async fn start_api(board: &Arc<StatusBoard>) {
+async fn start_api(allowed: Api, board: &Arc<StatusBoard>) {
+    if allowed == Api::Off {
+        if Path::new(cairn_node::render::API_KEY).exists() {
+            // Not a fault of the node, but somebody expects an answer.
+            let message = "off in this image, though the machine config has [api]".to_owned();
+            board.record(Check { name: "management-api", good: false, required: false, message });
+        }
+        return;
+    }
     let check = |good, message| Check { name: "management-api", good, required: true, message };
     let tls = match tls::from_files() {
         Ok(Some(tls)) => tls,

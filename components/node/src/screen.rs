@@ -2,9 +2,10 @@
 //!
 //! Lines go to every console of the kernel (`/sys/class/tty/console/active`), so the screen and the serial
 //! port show the same. A serial line with flow control may block for ever, so a thread of its own writes, and
-//! what it cannot take is dropped.
+//! what it cannot take is dropped. An image whose consoles show nothing has the milestones in its log alone.
 
 use crate::machine_facts::Interface;
+use crate::settings::Console;
 use crate::status::NodeStatus;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -24,20 +25,25 @@ enum Message {
 }
 
 impl Screen {
-    /// Starts the thread that writes to the machine's consoles.
-    pub fn start() -> std::io::Result<Self> {
+    /// Starts the thread that writes to the machine's consoles, if they are to show anything, and to its log.
+    pub fn start(console: Console) -> std::io::Result<Self> {
+        let show = move |text: &str| {
+            if console == Console::Status {
+                write_all_consoles(text);
+            }
+        };
         let (sender, receiver) = sync_channel::<Message>(32);
         std::thread::Builder::new().name("console".into()).stack_size(64 << 10).spawn(move || {
             for message in receiver {
                 match message {
                     Message::Milestone(line) => {
-                        write_all_consoles(&format!("{line}\r\n"));
+                        show(&format!("{line}\r\n"));
                         if let Ok(mut kmsg) = OpenOptions::new().write(true).open("/dev/kmsg") {
                             // Priority 6: in the log, but not a second time on a quiet console.
                             let _ = kmsg.write_all(format!("<6>{line}\n").as_bytes());
                         }
                     }
-                    Message::Panel(text) => write_all_consoles(&text.replace('\n', "\r\n")),
+                    Message::Panel(text) => show(&text.replace('\n', "\r\n")),
                 }
             }
         })?;

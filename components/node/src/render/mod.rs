@@ -149,6 +149,9 @@ mod tests {
             "KUBELET_HOSTNAME=node-1\nKUBELET_NODE_LABELS=disk=ssd,zone=a\n"
         );
         let overlay: serde_json::Value = serde_json::from_str(file("/run/cairn/kubelet/config.d/50-cairn.conf").1).unwrap();
+        // Without it the kubelet lets no API server in: it has no other way to know its certificate.
+        let ca = overlay["authentication"]["x509"]["clientCAFile"].as_str().unwrap();
+        assert_eq!(file(ca), (0o644, "CLUSTER CA\n"));
         assert_eq!(overlay["clusterDNS"], serde_json::json!(["10.96.0.10"]));
         assert_eq!(overlay["registerWithTaints"][0], serde_json::json!({"key": "dedicated", "value": "batch", "effect": "NoSchedule"}));
         assert_eq!(overlay["registerWithTaints"][1], serde_json::json!({"key": "gone", "value": "", "effect": "NoExecute"}));
