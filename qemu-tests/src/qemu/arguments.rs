@@ -269,7 +269,9 @@ mod tests {
         );
         assert_eq!(
             value_of(&arguments, "-netdev"),
-            ["user,id=net0,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80"]
+            [
+                "user,id=net0,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80"
+            ]
         );
         assert!(arguments.iter().any(|a| a == "-nodefaults"));
     }

@@ -14,8 +14,8 @@ pub struct Firmware {
 
 /// Where Debian's `ovmf` puts it.
 const DIRECTORY: &str = "/usr/share/OVMF";
-/// Newest layout first; 4M is the only one in Debian 13.
-const PAIRS: [(&str, &str); 2] = [("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), ("OVMF_CODE.fd", "OVMF_VARS.fd")];
+/// The small build first, where a distribution still has it: under emulation it starts half a second sooner.
+const PAIRS: [(&str, &str); 2] = [("OVMF_CODE.fd", "OVMF_VARS.fd"), ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")];
 
 /// The first pair that is there.
 pub fn locate() -> Result<Firmware, UserError> {

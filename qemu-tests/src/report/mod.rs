@@ -64,6 +64,8 @@ pub struct ScenarioReport {
     pub steps: Vec<Step>,
     /// What it measured.
     pub figures: Vec<Figure>,
+    /// Machines that died of a fault of the emulator before, with which the scenario began anew.
+    pub lost_to_emulator: u32,
 }
 
 impl ScenarioReport {
@@ -81,6 +83,7 @@ impl ScenarioReport {
             seconds: took.as_secs_f64(),
             steps,
             figures,
+            lost_to_emulator: 0,
         }
     }
 }

@@ -68,7 +68,16 @@ mod tests {
     use super::*;
 
     fn report(id: &'static str, requirements: &'static [&'static str], outcome: Outcome) -> ScenarioReport {
-        ScenarioReport { id, title: "", requirements, outcome, seconds: 0.0, steps: vec![], figures: vec![] }
+        ScenarioReport {
+            id,
+            title: "",
+            requirements,
+            outcome,
+            seconds: 0.0,
+            steps: vec![],
+            figures: vec![],
+            lost_to_emulator: 0,
+        }
     }
 
     #[test]

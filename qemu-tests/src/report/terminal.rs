@@ -112,6 +112,9 @@ fn row(report: &ScenarioReport) -> String {
     if let Outcome::Skipped { reason } = &report.outcome {
         let _ = write!(row, " ({reason})");
     }
+    if report.lost_to_emulator > 0 {
+        let _ = write!(row, " (begun anew {} times: QEMU broke the machine)", report.lost_to_emulator);
+    }
     row
 }
 

@@ -6,6 +6,7 @@
 //! are kept apart to the last line of the report.
 
 mod context;
+mod emulator;
 mod runner;
 
 pub use context::{Context, Figure, Step};

@@ -1,6 +1,6 @@
 //! Runs scenarios in an order that wastes no boot.
 
-use super::{Context, Needs, Scenario, Stop};
+use super::{Context, Needs, Scenario, Stop, emulator};
 use crate::{
     lab::Lab,
     node::{Node, Setup},
@@ -18,6 +18,8 @@ use std::{
 const BUDGET: Duration = Duration::from_secs(90);
 /// Below this many cores two machines only slow each other down, and blur each other's timings.
 const CORES_FOR_TWO: usize = 4;
+/// What is said when a machine is given up.
+const BEGIN_ANEW: &str = "the emulator broke the machine (Oops: int3 in its kernel); begin anew";
 /// Directory of the shared machine.
 const SHARED: &str = "shared";
 
@@ -47,53 +49,107 @@ pub(crate) async fn run_all(
 /// One boot for all of them, another only when one of them spoiled the machine.
 async fn share(lab: &Lab, scenarios: &[&'static Scenario], events: &Events) -> Vec<ScenarioReport> {
     let mut reports = Vec::new();
-    let mut node: Option<Node> = None;
-    let mut boots = 0;
-    let mut dead: Option<String> = None;
+    let mut machine = SharedMachine::default();
     for scenario in scenarios {
         events.send(Event::Started { id: scenario.id, title: scenario.title });
-        if node.is_none() && dead.is_none() {
-            boots += 1;
-            events.send(Event::Step { id: scenario.id, title: "boot the shared machine".into() });
-            match boot(lab, &format!("{SHARED}-{boots}")).await {
-                Ok(booted) => node = Some(booted),
-                Err(stop) => {
-                    dead = Some(format!("the shared machine did not boot (see {})", scenario.id));
-                    let artefacts = keep(lab, scenario.id, &[lab.work.join(format!("{SHARED}-{boots}"))]);
-                    reports.push(report(scenario, stop, Instant::now(), None, artefacts, events));
-                    continue;
-                }
-            }
+        let mut report = machine.run(lab, scenario, events).await;
+        let mut lost = 0;
+        while lost < emulator::PATIENCE && machine.broken_by_emulator(lab, &report) {
+            lost += 1;
+            machine.discard();
+            events.send(Event::Step { id: scenario.id, title: BEGIN_ANEW.into() });
+            report = machine.run(lab, scenario, events).await;
         }
-        if let Some(reason) = &dead {
-            let stop = Stop::Skipped(reason.clone());
-            reports.push(report(scenario, stop, Instant::now(), None, vec![], events));
-            continue;
-        }
-        let result = run_one(lab, node.as_mut(), scenario, events).await;
-        let bad = matches!(result.outcome, Outcome::Failed { .. } | Outcome::Broken { .. });
-        reports.push(result);
-        // A scenario that failed half-way has left pods behind; without them the machine is as good as new.
-        if bad
-            && let Some(spoiled) = &mut node
-            && !(spoiled.is_running() && spoiled.guest().sweep().await.is_ok())
-        {
-            node = None;
-        }
+        reports.push(finished(report, lost, events));
     }
-    if let Some(mut node) = node {
+    if let Some(mut node) = machine.node {
         node.shut_down().await;
     }
     reports
+}
+
+/// The machine that scenarios share.
+#[derive(Default)]
+struct SharedMachine {
+    node: Option<Node>,
+    boots: u32,
+    /// It did not boot, and will not for the next scenario either.
+    dead: Option<String>,
+}
+
+impl SharedMachine {
+    /// Runs one scenario on it; boots it before if need be.
+    async fn run(&mut self, lab: &Lab, scenario: &'static Scenario, events: &Events) -> ScenarioReport {
+        if let Some(reason) = &self.dead {
+            return ended(scenario, Stop::Skipped(reason.clone()), Instant::now(), None, vec![]);
+        }
+        if self.node.is_none() {
+            self.boots += 1;
+            events.send(Event::Step { id: scenario.id, title: "boot the shared machine".into() });
+            match boot(lab, &self.name()).await {
+                Ok(booted) => self.node = Some(booted),
+                Err(stop) => {
+                    self.dead = Some(format!("the shared machine did not boot (see {})", scenario.id));
+                    let artefacts = keep(lab, scenario.id, &[lab.work.join(self.name())]);
+                    return ended(scenario, stop, Instant::now(), None, artefacts);
+                }
+            }
+        }
+        let report = run_one(lab, self.node.as_mut(), scenario, events).await;
+        // A scenario that failed half-way has left pods behind; without them the machine is as good as new.
+        if is_bad(&report)
+            && let Some(spoiled) = &mut self.node
+            && !(spoiled.is_running() && spoiled.guest().sweep().await.is_ok())
+        {
+            self.node = None;
+        }
+        report
+    }
+
+    fn name(&self) -> String {
+        format!("{SHARED}-{}", self.boots)
+    }
+
+    fn broken_by_emulator(&self, lab: &Lab, report: &ScenarioReport) -> bool {
+        is_bad(report) && emulator::broke(lab, &[lab.work.join(self.name())])
+    }
+
+    fn discard(&mut self) {
+        (self.node, self.dead) = (None, None);
+    }
 }
 
 async fn each_alone(lab: &Lab, scenarios: &[&'static Scenario], events: &Events) -> Vec<ScenarioReport> {
     let mut reports = Vec::new();
     for scenario in scenarios {
         events.send(Event::Started { id: scenario.id, title: scenario.title });
-        reports.push(run_one(lab, None, scenario, events).await);
+        let mut report = run_one(lab, None, scenario, events).await;
+        let mut lost = 0;
+        while lost < emulator::PATIENCE
+            && is_bad(&report)
+            && emulator::broke(lab, &own_directories(&lab.work, scenario.id))
+        {
+            lost += 1;
+            // The next try's machines have the same names.
+            for directory in own_directories(&lab.work, scenario.id) {
+                let _ = std::fs::remove_dir_all(directory);
+            }
+            events.send(Event::Step { id: scenario.id, title: BEGIN_ANEW.into() });
+            report = run_one(lab, None, scenario, events).await;
+        }
+        reports.push(finished(report, lost, events));
     }
     reports
+}
+
+fn is_bad(report: &ScenarioReport) -> bool {
+    matches!(report.outcome, Outcome::Failed { .. } | Outcome::Broken { .. })
+}
+
+fn finished(mut report: ScenarioReport, lost: u32, events: &Events) -> ScenarioReport {
+    report.lost_to_emulator = lost;
+    events.send(Event::Finished { report: report.clone() });
+    report
 }
 
 async fn boot(lab: &Lab, name: &str) -> Result<Node, Stop> {
@@ -111,17 +167,13 @@ async fn run_one(
     let start = Instant::now();
     let limit = lab.pace().scale(BUDGET) * scenario.budget;
     let mut context = Context::new(lab, node.as_deref_mut(), scenario.id, events.clone());
-    let ended = tokio::time::timeout(limit, (scenario.run)(&mut context)).await;
-    let result = ended
+    let result = tokio::time::timeout(limit, (scenario.run)(&mut context))
+        .await
         .unwrap_or_else(|_| Err(Stop::failed(format!("not finished within {:.0} s", limit.as_secs_f64()))));
     let during = context.current_step().map(str::to_owned);
     let recorded = context.finish();
     match result {
-        Ok(()) => {
-            let report = ScenarioReport::new(scenario, Outcome::Passed, start.elapsed(), recorded);
-            events.send(Event::Finished { report: report.clone() });
-            report
-        }
+        Ok(()) => ScenarioReport::new(scenario, Outcome::Passed, start.elapsed(), recorded),
         Err(stop) => {
             let stop = match during {
                 Some(step) => stop.while_trying(&step),
@@ -136,27 +188,24 @@ async fn run_one(
                 }
                 kept = keep(lab, scenario.id, &directories);
             }
-            report(scenario, stop, start, Some(recorded), kept, events)
+            ended(scenario, stop, start, Some(recorded), kept)
         }
     }
 }
 
-fn report(
+fn ended(
     scenario: &'static Scenario,
     stop: Stop,
     start: Instant,
     recorded: Option<(Vec<super::Step>, Vec<super::Figure>)>,
     artefacts: Vec<PathBuf>,
-    events: &Events,
 ) -> ScenarioReport {
     let outcome = match stop {
         Stop::Failed(message) => Outcome::Failed { message, artefacts },
         Stop::Skipped(reason) => Outcome::Skipped { reason },
         Stop::Broken(error) => Outcome::Broken { message: error.to_string(), artefacts },
     };
-    let report = ScenarioReport::new(scenario, outcome, start.elapsed(), recorded.unwrap_or_default());
-    events.send(Event::Finished { report: report.clone() });
-    report
+    ScenarioReport::new(scenario, outcome, start.elapsed(), recorded.unwrap_or_default())
 }
 
 /// Directories of the machines that scenario `id` started.
