@@ -72,7 +72,8 @@ fn chosen(report: &mut Report) -> MachineConfig {
     report.source = place.to_string();
     match MachineConfig::parse(&text) {
         Ok(config) => {
-            let applied = Rendered { path: paths::MACHINE_CONFIG.into(), mode: 0o600, contents: text.into_bytes() };
+            let applied =
+                Rendered { path: paths::MACHINE_CONFIG.into(), mode: 0o600, contents: text.into_bytes() };
             if let Err(error) = write(&applied) {
                 report.problems.push(format!("cannot write {}: {error}", paths::MACHINE_CONFIG));
             }
@@ -85,10 +86,24 @@ fn chosen(report: &mut Report) -> MachineConfig {
     }
 }
 
-/// `net.core.somaxconn` → `/proc/sys/net/core/somaxconn`; as in sysctl(8), a `/` in a name with dots stands for
-/// a dot (`net.ipv4.conf.eth0/1.forwarding`).
+/// `net.core.somaxconn` → `/proc/sys/net/core/somaxconn`; as in sysctl.d(5), a `/` in a name with dots stands for
+/// a dot (`net.ipv4.conf.eth0/1.forwarding`), and a name whose first separator is a `/` is taken as it is.
 pub fn sysctl_path(key: &str) -> Option<std::path::PathBuf> {
-    let swapped: String = key.chars().map(|c| if c == '.' { '/' } else if c == '/' { '.' } else { c }).collect();
+    let swapped: String = match key.find(['.', '/']) {
+        Some(at) if key.as_bytes()[at] == b'/' => key.to_owned(),
+        _ => key
+            .chars()
+            .map(|c| {
+                if c == '.' {
+                    '/'
+                } else if c == '/' {
+                    '.'
+                } else {
+                    c
+                }
+            })
+            .collect(),
+    };
     let plain = swapped.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     plain.then(|| Path::new("/proc/sys").join(swapped))
 }
@@ -114,9 +129,9 @@ pub fn save(report: &Report) -> io::Result<()> {
     write(&Rendered { path: REPORT.into(), mode: 0o644, contents })
 }
 
-/// The report of this boot; `None` if `config` did not run.
-pub fn load() -> Option<Report> {
-    serde_json::from_slice(&fs::read(REPORT).ok()?).ok()
+/// The report of this boot, [`REPORT`] on a node; `None` if `config` did not run.
+pub fn load(path: &Path) -> Option<Report> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -128,8 +143,15 @@ mod tests {
     fn sysctl_names_become_paths_and_cannot_climb() {
         let path = |key| sysctl_path(key).map(|path| path.display().to_string());
         assert_eq!(path("net.core.somaxconn").unwrap(), "/proc/sys/net/core/somaxconn");
-        assert_eq!(path("net.ipv4.conf.eth0/1.forwarding").unwrap(), "/proc/sys/net/ipv4/conf/eth0.1/forwarding");
-        for bad in ["", "a..b", "///", "a.//.b", "."] {
+        assert_eq!(
+            path("net.ipv4.conf.eth0/1.forwarding").unwrap(),
+            "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
+        );
+        assert_eq!(
+            path("net/ipv4/conf/eth0.1/forwarding").unwrap(),
+            "/proc/sys/net/ipv4/conf/eth0.1/forwarding"
+        );
+        for bad in ["", "a..b", "///", "/a", "a/../b", "a/./b", "a.//.b", "."] {
             assert_eq!(path(bad), None, "{bad}");
         }
     }

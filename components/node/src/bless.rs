@@ -90,8 +90,11 @@ impl Mounted {
     fn new(device: &Path) -> Result<Self, BlessError> {
         let failed = |source: io::Error| BlessError::Esp { verb: "mount", path: device.to_owned(), source };
         fs::create_dir_all(MOUNT_POINT).map_err(failed)?;
-        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOEXEC;
-        rustix::mount::mount(device, MOUNT_POINT, "vfat", flags, None).map_err(|errno| failed(errno.into()))?;
+        let flags = rustix::mount::MountFlags::NOSUID
+            | rustix::mount::MountFlags::NODEV
+            | rustix::mount::MountFlags::NOEXEC;
+        rustix::mount::mount(device, MOUNT_POINT, "vfat", flags, None)
+            .map_err(|errno| failed(errno.into()))?;
         Ok(Self(MOUNT_POINT.into()))
     }
 
@@ -100,7 +103,9 @@ impl Mounted {
         match fs::rename(&from, &to) {
             Ok(()) => {}
             // Renamed by an earlier run of this boot; the variable stays as the boot loader set it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => return Ok(Outcome::Already),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => {
+                return Ok(Outcome::Already);
+            }
             Err(source) => return Err(BlessError::Esp { verb: "rename", path: from, source }),
         }
         // FAT has no journal: the name is safe when the directory is.

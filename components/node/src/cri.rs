@@ -51,7 +51,9 @@ fn judge(status: RuntimeStatus) -> Result<(), String> {
     for kind in ["RuntimeReady", "NetworkReady"] {
         match status.conditions.iter().find(|condition| condition.r#type == kind) {
             None => return Err(format!("the runtime does not report {kind}")),
-            Some(found) if !found.status => return Err(format!("{kind} is false: {} {}", found.reason, found.message)),
+            Some(found) if !found.status => {
+                return Err(format!("{kind} is false: {} {}", found.reason, found.message));
+            }
             Some(_) => {}
         }
     }
@@ -65,9 +67,12 @@ mod tests {
 
     #[test]
     fn both_conditions_are_needed() {
-        let condition = |kind: &str, status| RuntimeCondition { r#type: kind.into(), status, ..Default::default() };
+        let condition =
+            |kind: &str, status| RuntimeCondition { r#type: kind.into(), status, ..Default::default() };
         let status = |conditions| RuntimeStatus { conditions };
-        assert!(judge(status(vec![condition("RuntimeReady", true), condition("NetworkReady", true)])).is_ok());
+        assert!(
+            judge(status(vec![condition("RuntimeReady", true), condition("NetworkReady", true)])).is_ok()
+        );
         assert!(judge(status(vec![condition("RuntimeReady", true)])).unwrap_err().contains("NetworkReady"));
         let unready = judge(status(vec![condition("RuntimeReady", true), condition("NetworkReady", false)]));
         assert!(unready.unwrap_err().contains("is false"));

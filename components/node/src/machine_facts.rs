@@ -33,7 +33,8 @@ pub fn interfaces() -> Vec<Interface> {
 
 /// Host name of a machine whose config gives none: the end of the first MAC address tells nodes apart.
 pub fn default_name(interfaces: &[Interface]) -> String {
-    let digits: String = interfaces.first().map(|interface| interface.mac.replace(':', "")).unwrap_or_default();
+    let digits: String =
+        interfaces.first().map(|interface| interface.mac.replace(':', "")).unwrap_or_default();
     match digits.len() {
         12 => format!("cairn-{}", &digits[6..].to_lowercase()),
         _ => "cairn".to_owned(),
@@ -53,7 +54,11 @@ pub fn memory() -> (u64, u64) {
 /// The root hash on the kernel command line; empty if the root is not verified.
 pub fn root_hash() -> String {
     let text = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    text.split_whitespace().filter_map(|word| word.strip_prefix("roothash=")).next_back().unwrap_or_default().to_owned()
+    text.split_whitespace()
+        .filter_map(|word| word.strip_prefix("roothash="))
+        .next_back()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// First line of a file; empty if it cannot be read.
@@ -82,7 +87,8 @@ fn v4_networks(routes: &str, name: &str) -> Vec<(u32, u32)> {
     let hex = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::swap_bytes);
     let connected = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let (&interface, &destination, &gateway, &mask) = (fields.first()?, fields.get(1)?, fields.get(2)?, fields.get(7)?);
+        let (&interface, &destination, &gateway, &mask) =
+            (fields.first()?, fields.get(1)?, fields.get(2)?, fields.get(7)?);
         (interface == name && gateway == "00000000" && mask != "00000000")
             .then(|| Some((hex(destination)?, hex(mask)?.count_ones())))?
     };
@@ -100,7 +106,9 @@ fn v4_addresses(trie: &str, networks: &[(u32, u32)]) -> Vec<String> {
             && let Ok(IpAddr::V4(ip)) = last.parse()
         {
             let bits = ip.to_bits();
-            let inside = |&&(network, length): &&(u32, u32)| (bits ^ network).checked_shr(32 - length).unwrap_or(0) == 0;
+            let inside = |&&(network, length): &&(u32, u32)| {
+                (bits ^ network).checked_shr(32 - length).unwrap_or(0) == 0
+            };
             if let Some((_, length)) = networks.iter().filter(inside).max_by_key(|network| network.1) {
                 let text = format!("{ip}/{length}");
                 if !found.contains(&text) {
@@ -117,7 +125,8 @@ fn v6_addresses(table: &str, name: &str) -> Vec<String> {
     let global = |line: &str| {
         let fields: Vec<_> = line.split_whitespace().collect();
         let [address, _, length, scope, _, interface] = fields.as_slice() else { return None };
-        let ip = std::net::Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
+        let ip =
+            std::net::Ipv6Addr::from(u128::from_str_radix(address, 16).ok().filter(|_| address.len() == 32)?);
         let length = u8::from_str_radix(length, 16).ok()?;
         // Of host and link scope are the addresses that lead nowhere else (RFC 4007; the kernel prints its own bits).
         (*interface == name && !matches!(*scope, "10" | "20")).then(|| format!("{ip}/{length}"))

@@ -1,8 +1,8 @@
 //! `cairn-node`: makes a node out of an image. See the README for the units that run it.
 
 use cairn_node::api::{self, Backends, tls};
-use cairn_node::monitor::{self, Monitor, Places};
 use cairn_node::bless::{self, Outcome};
+use cairn_node::monitor::{self, Monitor, Places};
 use cairn_node::settings::{Api, Settings};
 use cairn_node::{apply, screen::Screen, status::Check, status::StatusBoard};
 use std::error::Error;
@@ -29,7 +29,9 @@ fn main() -> ExitCode {
         ["config"] => config(),
         ["serve"] => serve(),
         ["wait-ready"] => wait_ready(300),
-        ["wait-ready", seconds] if seconds.parse::<u64>().is_ok() => wait_ready(seconds.parse().unwrap_or(300)),
+        ["wait-ready", seconds] if seconds.parse::<u64>().is_ok() => {
+            wait_ready(seconds.parse().unwrap_or(300))
+        }
         ["bless"] => bless(),
         _ => {
             eprintln!("{USAGE}");
@@ -120,7 +122,10 @@ fn wait_ready(seconds: u64) -> Result<(), Box<dyn Error>> {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     while !Path::new(monitor::READY_FILE).exists() {
         if Instant::now() >= deadline {
-            return Err(format!("the node was not ready within {seconds} s; its console and `Status` say what is missing").into());
+            return Err(format!(
+                "the node was not ready within {seconds} s; its console and `Status` say what is missing"
+            )
+            .into());
         }
         std::thread::sleep(Duration::from_millis(100));
     }

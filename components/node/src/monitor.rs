@@ -36,6 +36,8 @@ pub struct Places {
     pub ready_file: PathBuf,
     /// Where name servers are written to.
     pub resolv_conf: PathBuf,
+    /// How `cairn-node config` went, [`apply::Report`].
+    pub config_report: PathBuf,
 }
 
 impl Default for Places {
@@ -46,6 +48,7 @@ impl Default for Places {
             bootstrap: "/run/cairn/kubelet/bootstrap.kubeconfig".into(),
             ready_file: READY_FILE.into(),
             resolv_conf: resolver::RESOLV_CONF.into(),
+            config_report: apply::REPORT.into(),
         }
     }
 }
@@ -61,13 +64,19 @@ pub struct Monitor {
     screen: Screen,
     name_servers: String,
     proven: bool,
+    steady: Duration,
 }
 
 impl Monitor {
     /// A monitor that reports to `board` and prints on `screen`. Inside a tokio runtime.
     pub fn new(places: Places, board: Arc<StatusBoard>, screen: Screen) -> Self {
         let cri = Cri::new(places.cri_socket.clone());
-        Self { places, cri, board, screen, name_servers: String::new(), proven: false }
+        Self { places, cri, board, screen, name_servers: String::new(), proven: false, steady: STEADY }
+    }
+
+    /// Looks at a node that is ready this often rather than every ten seconds.
+    pub fn looking_every(self, steady: Duration) -> Self {
+        Self { steady, ..self }
     }
 
     /// Runs for as long as the node does.
@@ -88,7 +97,7 @@ impl Monitor {
         if good && let Some(usec) = self.board.reach(RUNTIME_READY) {
             self.screen.announce(&format!("{} after {} ms", console::RUNTIME_READY, usec / 1000));
         }
-        let mut pause = if self.board.now().ready() { STEADY } else { EAGER };
+        let mut pause = if self.board.now().ready() { self.steady } else { EAGER };
         if good && !self.proven {
             let result = probe::run(&self.cri, &boot_id()).await;
             self.proven = result.is_ok();
@@ -99,7 +108,11 @@ impl Monitor {
         }
         if self.places.kubelet.exists() {
             let required = self.places.bootstrap.exists();
-            let result = if required { kubelet_health().await } else { Err("no cluster in the machine config".to_owned()) };
+            let result = if required {
+                kubelet_health().await
+            } else {
+                Err("no cluster in the machine config".to_owned())
+            };
             self.record("kubelet", required, result);
         }
         self.settle();
@@ -115,20 +128,23 @@ impl Monitor {
         }
         if let Some(usec) = self.board.reach(NODE_READY) {
             let interfaces = machine_facts::interfaces();
-            let addresses: Vec<_> = interfaces.iter().flat_map(|interface| interface.addresses.clone()).collect();
+            let addresses: Vec<_> =
+                interfaces.iter().flat_map(|interface| interface.addresses.clone()).collect();
             let name = host_name();
-            let line = format!("{}: {name} {} after {} ms", console::NODE_READY, addresses.join(" "), usec / 1000);
+            let line =
+                format!("{}: {name} {} after {} ms", console::NODE_READY, addresses.join(" "), usec / 1000);
             self.screen.announce(&line);
         }
         if !self.places.ready_file.exists()
             && let Err(error) = std::fs::write(&self.places.ready_file, "")
         {
-            self.screen.announce(&format!("cairn: cannot write {}: {error}", self.places.ready_file.display()));
+            self.screen
+                .announce(&format!("cairn: cannot write {}: {error}", self.places.ready_file.display()));
         }
     }
 
     fn record_machine_config(&self) {
-        let result = match apply::load() {
+        let result = match apply::load(&self.places.config_report) {
             None => Err("`cairn-node config` did not run in this boot".to_owned()),
             Some(report) if report.problems.is_empty() => Ok(report.source),
             Some(report) => Err(report.problems.join("; ")),
@@ -149,10 +165,16 @@ impl Monitor {
         if let Some(text) = resolver::from_networkd(&state)
             && text != self.name_servers
         {
-            let file = crate::render::Rendered { path: self.places.resolv_conf.clone(), mode: 0o644, contents: text.clone().into() };
+            let file = crate::render::Rendered {
+                path: self.places.resolv_conf.clone(),
+                mode: 0o644,
+                contents: text.clone().into(),
+            };
             match apply::write(&file) {
                 Ok(()) => self.name_servers = text,
-                Err(error) => self.screen.announce(&format!("cairn: cannot write {}: {error}", file.path.display())),
+                Err(error) => {
+                    self.screen.announce(&format!("cairn: cannot write {}: {error}", file.path.display()))
+                }
             }
         }
     }

@@ -32,7 +32,8 @@ pub async fn run(cri: &Cri, uid: &str) -> Result<String, String> {
 
 async fn container(cri: &Cri, sandbox: &str, sandbox_config: PodSandboxConfig) -> Result<String, String> {
     let mut runtime = cri.runtime.clone();
-    let images = call("ListImages", cri.images.clone().list_images(ListImagesRequest { filter: None })).await?.images;
+    let images =
+        call("ListImages", cri.images.clone().list_images(ListImagesRequest { filter: None })).await?.images;
     let tag = images.iter().flat_map(|image| &image.repo_tags).find(|tag| tag.starts_with(PROBE_IMAGE));
     let Some(tag) = tag else { return Ok("a sandbox was made and torn down (no probe image)".to_owned()) };
     let config = ContainerConfig {
@@ -43,19 +44,32 @@ async fn container(cri: &Cri, sandbox: &str, sandbox_config: PodSandboxConfig) -
         linux: Some(LinuxContainerConfig::default()),
         ..Default::default()
     };
-    let request = CreateContainerRequest { pod_sandbox_id: sandbox.to_owned(), config: Some(config), sandbox_config: Some(sandbox_config) };
+    let request = CreateContainerRequest {
+        pod_sandbox_id: sandbox.to_owned(),
+        config: Some(config),
+        sandbox_config: Some(sandbox_config),
+    };
     let id = call("CreateContainer", runtime.create_container(request)).await?.container_id;
-    call("StartContainer", runtime.start_container(StartContainerRequest { container_id: id.clone() })).await?;
+    call("StartContainer", runtime.start_container(StartContainerRequest { container_id: id.clone() }))
+        .await?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let request = ContainerStatusRequest { container_id: id.clone(), verbose: false };
-        let status = call("ContainerStatus", runtime.container_status(request)).await?.status.unwrap_or_default();
+        let status =
+            call("ContainerStatus", runtime.container_status(request)).await?.status.unwrap_or_default();
         match status.state() {
-            ContainerState::ContainerExited if status.exit_code == 0 => return Ok("a pod ran and was torn down".to_owned()),
-            ContainerState::ContainerExited => {
-                return Err(format!("the probe container ended with code {}: {} {}", status.exit_code, status.reason, status.message));
+            ContainerState::ContainerExited if status.exit_code == 0 => {
+                return Ok("a pod ran and was torn down".to_owned());
             }
-            _ if Instant::now() >= deadline => return Err(format!("the probe container did not end within {} s", PATIENCE.as_secs())),
+            ContainerState::ContainerExited => {
+                return Err(format!(
+                    "the probe container ended with code {}: {} {}",
+                    status.exit_code, status.reason, status.message
+                ));
+            }
+            _ if Instant::now() >= deadline => {
+                return Err(format!("the probe container did not end within {} s", PATIENCE.as_secs()));
+            }
             _ => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     }
@@ -64,7 +78,8 @@ async fn container(cri: &Cri, sandbox: &str, sandbox_config: PodSandboxConfig) -
 /// Removes what an interrupted check left behind.
 async fn sweep(cri: &Cri) {
     let label_selector = HashMap::from([(LABEL.to_owned(), String::new())]);
-    let request = ListPodSandboxRequest { filter: Some(PodSandboxFilter { label_selector, ..Default::default() }) };
+    let request =
+        ListPodSandboxRequest { filter: Some(PodSandboxFilter { label_selector, ..Default::default() }) };
     if let Ok(found) = call("ListPodSandbox", cri.runtime.clone().list_pod_sandbox(request)).await {
         for sandbox in found.items {
             let _ = remove(cri, &sandbox.id).await;
@@ -75,7 +90,11 @@ async fn sweep(cri: &Cri) {
 async fn remove(cri: &Cri, sandbox: &str) -> Result<(), String> {
     let mut runtime = cri.runtime.clone();
     let pod_sandbox_id = sandbox.to_owned();
-    call("StopPodSandbox", runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() })).await?;
+    call(
+        "StopPodSandbox",
+        runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() }),
+    )
+    .await?;
     call("RemovePodSandbox", runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id })).await?;
     Ok(())
 }
@@ -83,9 +102,15 @@ async fn remove(cri: &Cri, sandbox: &str) -> Result<(), String> {
 fn sandbox(uid: &str) -> PodSandboxConfig {
     // As the kubelet does for an ordinary pod: own network and IPC for the pod, own PIDs for a container.
     let namespaces = NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() };
-    let security_context = LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
+    let security_context =
+        LinuxSandboxSecurityContext { namespace_options: Some(namespaces), ..Default::default() };
     PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata { name: NAME.into(), uid: uid.into(), namespace: "cairn-system".into(), attempt: 0 }),
+        metadata: Some(PodSandboxMetadata {
+            name: NAME.into(),
+            uid: uid.into(),
+            namespace: "cairn-system".into(),
+            attempt: 0,
+        }),
         hostname: NAME.into(),
         log_directory: LOGS.into(),
         labels: HashMap::from([(LABEL.to_owned(), String::new())]),
@@ -94,7 +119,10 @@ fn sandbox(uid: &str) -> PodSandboxConfig {
     }
 }
 
-async fn call<T>(name: &str, answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>) -> Result<T, String> {
+async fn call<T>(
+    name: &str,
+    answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, String> {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(format!("{name} failed: {} ({:?})", status.message(), status.code())),

@@ -22,7 +22,9 @@ pub fn from_networkd(state: &str) -> Option<String> {
     let address = |server: String| -> Option<String> {
         let bare = server.split('#').next()?;
         let (host, zone) = bare.split_once('%').map_or((bare, None), |(host, zone)| (host, Some(zone)));
-        let host = host.parse::<std::net::SocketAddr>().map_or_else(|_| host.parse().ok(), |socket| Some(socket.ip()))?;
+        let host = host
+            .parse::<std::net::SocketAddr>()
+            .map_or_else(|_| host.parse().ok(), |socket| Some(socket.ip()))?;
         Some(match (host, zone) {
             (std::net::IpAddr::V6(ip), Some(zone)) if ip.is_unicast_link_local() => format!("{ip}%{zone}"),
             (ip, _) => ip.to_string(),

@@ -80,7 +80,11 @@ pub fn panel(name: &str, version: &str, interfaces: &[Interface], status: &NodeS
     let state = if status.ready() { "ready" } else { "not ready" };
     let mut text = format!("\n  {name}  {version}  {state}\n");
     for interface in interfaces {
-        let addresses = if interface.addresses.is_empty() { "no address".to_owned() } else { interface.addresses.join("  ") };
+        let addresses = if interface.addresses.is_empty() {
+            "no address".to_owned()
+        } else {
+            interface.addresses.join("  ")
+        };
         let _ = writeln!(text, "  {}  {addresses}", interface.name);
     }
     for check in status.checks.iter().filter(|check| !check.good) {
@@ -98,9 +102,11 @@ mod tests {
 
     #[test]
     fn the_panel_shows_what_is_wrong_and_nothing_else() {
-        let interface = Interface { name: "ens3".into(), mac: String::new(), addresses: vec!["192.0.2.7/24".into()] };
+        let interface =
+            Interface { name: "ens3".into(), mac: String::new(), addresses: vec!["192.0.2.7/24".into()] };
         let check = |name, good| Check { name, good, required: true, message: "why\x1b[2J".into() };
-        let status = NodeStatus { checks: vec![check("runtime", true), check("kubelet", false)], milestones: vec![] };
+        let status =
+            NodeStatus { checks: vec![check("runtime", true), check("kubelet", false)], milestones: vec![] };
         assert_eq!(
             panel("node-1", "cairn_1", &[interface], &status),
             "\n  node-1  cairn_1  not ready\n  ens3  192.0.2.7/24\n  ! kubelet: why [2J\n\n"

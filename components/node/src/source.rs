@@ -81,7 +81,12 @@ pub fn unsupported_url(command_line: &str) -> Option<&str> {
     command_line.split_whitespace().find_map(|word| word.strip_prefix("cairn.machine="))
 }
 
-fn read_from_volume(device: &Path, kind: &str, file: &str, source: &Source) -> Result<Option<String>, UnreadableSource> {
+fn read_from_volume(
+    device: &Path,
+    kind: &str,
+    file: &str,
+    source: &Source,
+) -> Result<Option<String>, UnreadableSource> {
     let fail = |cause: io::Error| UnreadableSource { place: source.to_string(), cause };
     fs::create_dir_all(MOUNT_POINT).map_err(fail)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

@@ -69,15 +69,17 @@ impl StatusBoard {
 
     /// Records a check's result; watchers wake only if it is news.
     pub fn record(&self, check: Check) {
-        self.0.send_if_modified(|status| match status.checks.iter_mut().find(|known| known.name == check.name) {
-            Some(known) if *known == check => false,
-            Some(known) => {
-                *known = check;
-                true
-            }
-            None => {
-                status.checks.push(check);
-                true
+        self.0.send_if_modified(|status| {
+            match status.checks.iter_mut().find(|known| known.name == check.name) {
+                Some(known) if *known == check => false,
+                Some(known) => {
+                    *known = check;
+                    true
+                }
+                None => {
+                    status.checks.push(check);
+                    true
+                }
             }
         });
     }

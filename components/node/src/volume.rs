@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 pub const PROBE_BYTES: usize = 36 * 1024;
 
 /// GPT type of an EFI system partition, c12a7328-f81f-11d2-ba4b-00a0c93ec93b.
-const ESP: Uuid = Uuid::from_text_order([0xc1, 0x2a, 0x73, 0x28, 0xf8, 0x1f, 0x11, 0xd2, 0xba, 0x4b, 0, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b]);
+const ESP: Uuid = Uuid::from_text_order([
+    0xc1, 0x2a, 0x73, 0x28, 0xf8, 0x1f, 0x11, 0xd2, 0xba, 0x4b, 0, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
+]);
 
 /// File systems a config can be on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +89,11 @@ pub fn scan() -> Vec<(PathBuf, Volume)> {
 pub fn efi_partitions() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for disk in block_devices() {
-        let Some(numbers) = File::open(Path::new("/dev").join(&disk)).ok().and_then(|file| esp_numbers(&file, &disk)) else { continue };
+        let Some(numbers) =
+            File::open(Path::new("/dev").join(&disk)).ok().and_then(|file| esp_numbers(&file, &disk))
+        else {
+            continue;
+        };
         let directory = Path::new("/sys/class/block").join(&disk);
         for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
             let number = crate::machine_facts::first_line(&entry.path().join("partition")).parse::<u32>();

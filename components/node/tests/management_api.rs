@@ -5,8 +5,8 @@
 mod certificates;
 
 use cairn_contract::management::{
-    JournalRequest, PowerAction, PowerRequest, ROLE_ADMIN, ROLE_READER, StatusRequest, TunnelMessage, TunnelTarget,
-    management_client::ManagementClient, tunnel_message::Content,
+    JournalRequest, PowerAction, PowerRequest, ROLE_ADMIN, ROLE_READER, StatusRequest, TunnelMessage,
+    TunnelTarget, management_client::ManagementClient, tunnel_message::Content,
 };
 use cairn_node::api::{self, Backends, tls};
 use cairn_node::status::{Check, StatusBoard};
@@ -41,7 +41,11 @@ impl Node {
             journalctl: "/bin/echo".into(),
             systemctl: "/bin/true".into(),
         };
-        let tls = tls::server_config(authority.pem().as_bytes(), server.certificate.as_bytes(), server.key.as_bytes());
+        let tls = tls::server_config(
+            authority.pem().as_bytes(),
+            server.certificate.as_bytes(),
+            server.key.as_bytes(),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let board = Arc::new(StatusBoard::default());
@@ -62,10 +66,11 @@ impl Node {
     fn client_with(&self, pair: Option<&Pair>) -> ManagementClient<Channel> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.pem().as_bytes()).unwrap()).unwrap();
-        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
+        let config =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
         let mut config = match pair {
             None => config.with_no_client_auth(),
             Some(pair) => config
@@ -154,7 +159,11 @@ async fn a_certificate_without_a_role_gets_nothing() {
     let node = Node::serve().await;
     for organisation in [None, Some("cairn"), Some("cairn:admin:x"), Some("CAIRN:ADMIN")] {
         let mut nobody = node.client(organisation);
-        assert_eq!(code(nobody.status(StatusRequest {}).await), Err(Code::PermissionDenied), "{organisation:?}");
+        assert_eq!(
+            code(nobody.status(StatusRequest {}).await),
+            Err(Code::PermissionDenied),
+            "{organisation:?}"
+        );
         assert_eq!(code(nobody.journal(JournalRequest::default()).await), Err(Code::PermissionDenied));
         assert_eq!(power(&mut nobody, PowerAction::Off).await, Err(Code::PermissionDenied));
         assert_eq!(code(tunnel(&mut nobody, CRI).await), Err(Code::PermissionDenied));
@@ -253,7 +262,10 @@ async fn a_client_that_goes_away_is_told_to_the_target() {
     let (sender, mut answer) = tunnel(&mut node.client(Some(ROLE_ADMIN)), CRI).await.unwrap();
     assert_eq!(answer.message().await.unwrap().unwrap(), data(b"hello"));
     drop((sender, answer));
-    tokio::time::timeout(Duration::from_secs(20), ends.recv()).await.expect("the target waits for ever").unwrap();
+    tokio::time::timeout(Duration::from_secs(20), ends.recv())
+        .await
+        .expect("the target waits for ever")
+        .unwrap();
 }
 
 #[tokio::test]

@@ -12,7 +12,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// Starts reading.
-pub(super) fn open(journalctl: &Path, request: JournalRequest) -> Result<ReceiverStream<Result<JournalEntry, Status>>, Status> {
+pub(super) fn open(
+    journalctl: &Path,
+    request: JournalRequest,
+) -> Result<ReceiverStream<Result<JournalEntry, Status>>, Status> {
     let child = Command::new(journalctl)
         .args(arguments(&request)?)
         .stdin(Stdio::null())
@@ -44,7 +47,11 @@ async fn forward(mut child: Child, sender: &Sender<Result<JournalEntry, Status>>
     if let Ok(status) = child.wait().await
         && !status.success()
     {
-        let _ = sender.send(Err(Status::not_found(format!("journalctl ended with {status}: no such boot, or no journal")))).await;
+        let _ = sender
+            .send(Err(Status::not_found(format!(
+                "journalctl ended with {status}: no such boot, or no journal"
+            ))))
+            .await;
     }
 }
 
@@ -88,7 +95,8 @@ fn text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Array(items) => match items.first()? {
             Value::Number(_) => {
-                let bytes: Vec<u8> = items.iter().filter_map(|item| u8::try_from(item.as_u64()?).ok()).collect();
+                let bytes: Vec<u8> =
+                    items.iter().filter_map(|item| u8::try_from(item.as_u64()?).ok()).collect();
                 Some(String::from_utf8_lossy(&bytes).into_owned())
             }
             first => text(first),
@@ -106,7 +114,15 @@ mod tests {
         let request = JournalRequest { unit: "cairn-cri.service".into(), lines: 5, follow: true, boot: -1 };
         assert_eq!(
             arguments(&request).unwrap(),
-            ["--output=json", "--no-pager", "--quiet", "--boot=-1", "--lines=5", "--unit=cairn-cri.service", "--follow"]
+            [
+                "--output=json",
+                "--no-pager",
+                "--quiet",
+                "--boot=-1",
+                "--lines=5",
+                "--unit=cairn-cri.service",
+                "--follow"
+            ]
         );
         assert_eq!(arguments(&JournalRequest::default()).unwrap()[4], "--lines=all");
         for unit in ["a b", "a*", "a/b", "a\n"] {
@@ -120,7 +136,10 @@ mod tests {
         let line = br#"{"__REALTIME_TIMESTAMP":"17","_SYSTEMD_UNIT":"init.scope","UNIT":"a.service","SYSLOG_IDENTIFIER":"systemd","PRIORITY":"3","MESSAGE":[104,105,255]}"#;
         let entry = parse(line).unwrap();
         assert_eq!((entry.realtime_usec, entry.priority), (17, 3));
-        assert_eq!((entry.unit.as_str(), entry.identifier.as_str(), entry.message.as_str()), ("a.service", "systemd", "hi\u{fffd}"));
+        assert_eq!(
+            (entry.unit.as_str(), entry.identifier.as_str(), entry.message.as_str()),
+            ("a.service", "systemd", "hi\u{fffd}")
+        );
         assert_eq!(parse(br#"{"MESSAGE":["one","two"]}"#).unwrap().message, "one");
         assert_eq!(parse(br#"{"MESSAGE":null}"#).unwrap().message, "");
         assert_eq!(parse(b"no json"), None);

@@ -40,7 +40,9 @@ pub(super) fn require<T>(request: &Request<T>, needed: Role) -> Result<(), Statu
                 Role::Admin => ROLE_ADMIN,
                 Role::Reader => ROLE_READER,
             };
-            Err(Status::permission_denied(format!("this needs a client certificate with the organisation {name}")))
+            Err(Status::permission_denied(format!(
+                "this needs a client certificate with the organisation {name}"
+            )))
         }
     }
 }

@@ -29,11 +29,18 @@ impl Management {
 
 #[tonic::async_trait]
 impl Service for Management {
-    async fn status(&self, request: Request<api::StatusRequest>) -> Result<Response<api::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
         require(&request, Role::Reader)?;
         let status = self.board.now();
         let (total_bytes, available_bytes) = machine_facts::memory();
-        let interface = |found: machine_facts::Interface| api::Interface { name: found.name, mac: found.mac, addresses: found.addresses };
+        let interface = |found: machine_facts::Interface| api::Interface {
+            name: found.name,
+            mac: found.mac,
+            addresses: found.addresses,
+        };
         Ok(Response::new(api::StatusResponse {
             name: host_name(),
             image_version: version(),
@@ -46,7 +53,12 @@ impl Service for Management {
             checks: status
                 .checks
                 .into_iter()
-                .map(|check| api::Check { name: check.name.to_owned(), good: check.good, required: check.required, message: check.message })
+                .map(|check| api::Check {
+                    name: check.name.to_owned(),
+                    good: check.good,
+                    required: check.required,
+                    message: check.message,
+                })
                 .collect(),
             milestones: status
                 .milestones
@@ -57,29 +69,49 @@ impl Service for Management {
         }))
     }
 
-    async fn journal(&self, request: Request<api::JournalRequest>) -> Result<Response<BoxStream<api::JournalEntry>>, Status> {
+    async fn journal(
+        &self,
+        request: Request<api::JournalRequest>,
+    ) -> Result<Response<BoxStream<api::JournalEntry>>, Status> {
         require(&request, Role::Reader)?;
-        journal::open(&self.backends.journalctl, request.into_inner()).map(|entries| Response::new(Box::pin(entries) as _))
+        journal::open(&self.backends.journalctl, request.into_inner())
+            .map(|entries| Response::new(Box::pin(entries) as _))
     }
 
-    async fn tunnel(&self, request: Request<Streaming<api::TunnelMessage>>) -> Result<Response<BoxStream<api::TunnelMessage>>, Status> {
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<api::TunnelMessage>>,
+    ) -> Result<Response<BoxStream<api::TunnelMessage>>, Status> {
         require(&request, Role::Admin)?;
-        tunnel::open(&self.backends, request.into_inner()).await.map(|bytes| Response::new(Box::pin(bytes) as _))
+        tunnel::open(&self.backends, request.into_inner())
+            .await
+            .map(|bytes| Response::new(Box::pin(bytes) as _))
     }
 
-    async fn power(&self, request: Request<api::PowerRequest>) -> Result<Response<api::PowerResponse>, Status> {
+    async fn power(
+        &self,
+        request: Request<api::PowerRequest>,
+    ) -> Result<Response<api::PowerResponse>, Status> {
         require(&request, Role::Admin)?;
         // The targets, not `systemctl reboot`: that looks for logind first, which the image has not.
         let target = match request.into_inner().action() {
             api::PowerAction::Reboot => "reboot.target",
             api::PowerAction::Off => "poweroff.target",
-            api::PowerAction::Unspecified => return Err(Status::invalid_argument("say whether to reboot or to power off")),
+            api::PowerAction::Unspecified => {
+                return Err(Status::invalid_argument("say whether to reboot or to power off"));
+            }
         };
         // Not waiting for the job lets the answer out before the network goes down.
-        let run = Command::new(&self.backends.systemctl).args(["--no-block", "--job-mode=replace-irreversibly", "start", target]).output().await;
+        let run = Command::new(&self.backends.systemctl)
+            .args(["--no-block", "--job-mode=replace-irreversibly", "start", target])
+            .output()
+            .await;
         let output = run.map_err(|error| Status::internal(format!("cannot run systemctl: {error}")))?;
         if !output.status.success() {
-            return Err(Status::internal(format!("starting {target}: {}", String::from_utf8_lossy(&output.stderr).trim())));
+            return Err(Status::internal(format!(
+                "starting {target}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
         }
         Ok(Response::new(api::PowerResponse {}))
     }

@@ -60,13 +60,19 @@ pub fn from_files() -> Result<Option<Arc<ServerConfig>>, TlsError> {
 }
 
 /// The server's configuration from PEM: clients must have a certificate signed by `client_ca`.
-pub fn server_config(client_ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(
+    client_ca: &[u8],
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<Arc<ServerConfig>, TlsError> {
     let pem = |key| move |source| TlsError::Pem { key, source };
     let mut roots = RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(client_ca) {
         roots.add(ca.map_err(pem("client_ca"))?)?;
     }
-    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>().map_err(pem("certificate"))?;
+    let chain = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(pem("certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(pem("key"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
@@ -79,7 +85,10 @@ pub fn server_config(client_ca: &[u8], certificate: &[u8], key: &[u8]) -> Result
 }
 
 /// Connections with a finished handshake. One slow client does not keep others waiting.
-pub(super) fn incoming(listener: TcpListener, config: Arc<ServerConfig>) -> ReceiverStream<io::Result<Connection>> {
+pub(super) fn incoming(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(8);
     let acceptor = TlsAcceptor::from(config);
     let slots = Arc::new(Semaphore::new(HANDSHAKES));
@@ -127,13 +136,21 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

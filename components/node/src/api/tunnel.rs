@@ -19,14 +19,20 @@ const CHUNKS: usize = 8;
 type Answer = Result<TunnelMessage, Status>;
 
 /// Connects to the target that the first message names, and passes bytes on from then.
-pub(super) async fn open(backends: &Backends, mut inbound: Streaming<TunnelMessage>) -> Result<ReceiverStream<Answer>, Status> {
+pub(super) async fn open(
+    backends: &Backends,
+    mut inbound: Streaming<TunnelMessage>,
+) -> Result<ReceiverStream<Answer>, Status> {
     let first = inbound.message().await?.and_then(|message| message.content);
     let path = match first {
         Some(Content::Target(target)) if target == i32::from(TunnelTarget::Cri) => &backends.cri_socket,
-        _ => return Err(Status::invalid_argument("the first message must name a target that this node knows")),
+        _ => {
+            return Err(Status::invalid_argument("the first message must name a target that this node knows"));
+        }
     };
     let socket = UnixStream::connect(path).await;
-    let socket = socket.map_err(|error| Status::unavailable(format!("cannot connect to {}: {error}", path.display())))?;
+    let socket = socket
+        .map_err(|error| Status::unavailable(format!("cannot connect to {}: {error}", path.display())))?;
     let (sender, receiver) = channel(CHUNKS);
     let (read, write) = socket.into_split();
     tokio::spawn(async move {

@@ -12,7 +12,10 @@ pub(super) fn files(config: &MachineConfig, name: &str) -> Vec<Rendered> {
     let mut files = vec![Rendered::public("/run/cairn/kubelet/env", environment(config, name))];
     if let Some(cluster) = &config.cluster {
         files.push(Rendered::public(CA, ended(&cluster.ca)));
-        files.push(Rendered::secret("/run/cairn/kubelet/bootstrap.kubeconfig", format!("{:#}\n", bootstrap(cluster))));
+        files.push(Rendered::secret(
+            "/run/cairn/kubelet/bootstrap.kubeconfig",
+            format!("{:#}\n", bootstrap(cluster)),
+        ));
     }
     if config.cluster.is_some() || !config.node.taints.is_empty() {
         let text = format!("{:#}\n", drop_in(config));
@@ -22,7 +25,8 @@ pub(super) fn files(config: &MachineConfig, name: &str) -> Vec<Rendered> {
 }
 
 fn environment(config: &MachineConfig, name: &str) -> String {
-    let labels: Vec<_> = config.node.labels.iter().map(|(key, value)| one_line(&format!("{key}={value}"))).collect();
+    let labels: Vec<_> =
+        config.node.labels.iter().map(|(key, value)| one_line(&format!("{key}={value}"))).collect();
     format!("KUBELET_HOSTNAME={name}\nKUBELET_NODE_LABELS={}\n", labels.join(","))
 }
 

@@ -58,7 +58,9 @@ mod tests {
         let config = MachineConfig::parse(document).unwrap();
         render(&config, "node-1")
             .into_iter()
-            .map(|file| (file.path.display().to_string(), file.mode, String::from_utf8(file.contents).unwrap()))
+            .map(|file| {
+                (file.path.display().to_string(), file.mode, String::from_utf8(file.contents).unwrap())
+            })
             .collect()
     }
 
@@ -68,11 +70,7 @@ mod tests {
         let paths: Vec<_> = files.iter().map(|(path, mode, _)| (path.as_str(), *mode)).collect();
         assert_eq!(
             paths,
-            [
-                ("/etc/hostname", 0o644),
-                ("/etc/hosts", 0o644),
-                ("/run/cairn/kubelet/env", 0o644)
-            ]
+            [("/etc/hostname", 0o644), ("/etc/hosts", 0o644), ("/run/cairn/kubelet/env", 0o644)]
         );
         assert_eq!(files[0].2, "node-1\n");
     }
@@ -148,16 +146,26 @@ mod tests {
             file("/run/cairn/kubelet/env").1,
             "KUBELET_HOSTNAME=node-1\nKUBELET_NODE_LABELS=disk=ssd,zone=a\n"
         );
-        let overlay: serde_json::Value = serde_json::from_str(file("/run/cairn/kubelet/config.d/50-cairn.conf").1).unwrap();
+        let overlay: serde_json::Value =
+            serde_json::from_str(file("/run/cairn/kubelet/config.d/50-cairn.conf").1).unwrap();
         // Without it the kubelet lets no API server in: it has no other way to know its certificate.
         let ca = overlay["authentication"]["x509"]["clientCAFile"].as_str().unwrap();
         assert_eq!(file(ca), (0o644, "CLUSTER CA\n"));
         assert_eq!(overlay["clusterDNS"], serde_json::json!(["10.96.0.10"]));
-        assert_eq!(overlay["registerWithTaints"][0], serde_json::json!({"key": "dedicated", "value": "batch", "effect": "NoSchedule"}));
-        assert_eq!(overlay["registerWithTaints"][1], serde_json::json!({"key": "gone", "value": "", "effect": "NoExecute"}));
+        assert_eq!(
+            overlay["registerWithTaints"][0],
+            serde_json::json!({"key": "dedicated", "value": "batch", "effect": "NoSchedule"})
+        );
+        assert_eq!(
+            overlay["registerWithTaints"][1],
+            serde_json::json!({"key": "gone", "value": "", "effect": "NoExecute"})
+        );
         let (mode, kubeconfig) = file("/run/cairn/kubelet/bootstrap.kubeconfig");
         let kubeconfig: serde_json::Value = serde_json::from_str(kubeconfig).unwrap();
-        assert_eq!((mode, &kubeconfig["users"][0]["user"]["token"]), (0o600, &"abcdef.0123456789abcdef".into()));
+        assert_eq!(
+            (mode, &kubeconfig["users"][0]["user"]["token"]),
+            (0o600, &"abcdef.0123456789abcdef".into())
+        );
     }
 
     #[test]

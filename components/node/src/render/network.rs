@@ -12,7 +12,10 @@ pub(super) fn files(network: &Network) -> Vec<Rendered> {
         .iter()
         .enumerate()
         .map(|(index, interface)| {
-            Rendered::public(format!("{directory}/10-cairn-{index}.network"), one_interface(interface, network))
+            Rendered::public(
+                format!("{directory}/10-cairn-{index}.network"),
+                one_interface(interface, network),
+            )
         })
         .collect();
     if !network.dns.is_empty() || !network.search.is_empty() {

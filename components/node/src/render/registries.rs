@@ -53,7 +53,9 @@ fn hosts_toml(host: &str, registry: &Registry, ca: Option<&str>) -> String {
 }
 
 fn is_host(host: &str) -> bool {
-    !host.starts_with('.') && !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
+    !host.starts_with('.')
+        && !host.is_empty()
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
 }
 
 /// A basic string of TOML, on one line whatever is in it (JSON's escapes are a subset of TOML's).

@@ -29,7 +29,9 @@ pub(super) fn files(config: &MachineConfig, name: &str) -> Vec<Rendered> {
         files.push(Rendered::public("/run/sysctl.d/90-cairn.conf", text));
     }
     if let Some(api) = &config.api {
-        for (path, pem) in [(API_CLIENT_CA, &api.client_ca), (API_CERTIFICATE, &api.certificate), (API_KEY, &api.key)] {
+        for (path, pem) in
+            [(API_CLIENT_CA, &api.client_ca), (API_CERTIFICATE, &api.certificate), (API_KEY, &api.key)]
+        {
             files.push(Rendered::secret(path, ended(pem)));
         }
     }

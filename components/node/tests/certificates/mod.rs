@@ -1,7 +1,8 @@
 //! A CA of a test's own, and what it signs. All CAs have the same name: only their keys tell them apart.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair,
 };
 
 /// A CA.
