@@ -20,6 +20,7 @@ fn scenario(id: &'static str, outcome: Outcome) -> ScenarioReport {
         seconds: 1.5,
         steps: vec![],
         figures: vec![],
+        lost_to_emulator: 0,
     }
 }
 

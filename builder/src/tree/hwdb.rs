@@ -26,19 +26,19 @@ pub enum HwdbError {
     Tree(#[from] NotADirectory),
 }
 
-#[derive(Debug, Clone)]
-struct Value {
-    value: String,
+/// One property's value, and where it was said.
+#[derive(Debug, Clone, Copy)]
+struct Value<'t> {
+    value: &'t str,
     file: usize,
     line: u32,
-    priority: u16,
 }
 
-#[derive(Debug, Default)]
-struct Trie {
-    children: BTreeMap<u8, Trie>,
-    values: BTreeMap<String, Value>,
-}
+/// Properties by key.
+type Properties<'t> = BTreeMap<&'t str, Value<'t>>;
+
+/// A pattern with its properties. The trie is never built: in sorted patterns, every node is a run of neighbours.
+type Entry<'t> = (&'t [u8], Properties<'t>);
 
 /// Makes `hwdb.bin` of the tree's `hwdb.d` and takes the sources away; does nothing where there are none.
 ///
@@ -64,7 +64,7 @@ pub fn apply(root: &mut Node) -> Result<(), HwdbError> {
 
 /// Compiles files given as (path, text), in this order; a later property replaces an earlier one.
 fn compile(files: &[(String, String)]) -> Vec<u8> {
-    let mut root = Trie::default();
+    let mut patterns: BTreeMap<&[u8], Properties<'_>> = BTreeMap::new();
     for (file, (_, text)) in files.iter().enumerate() {
         let mut matches: Vec<&str> = Vec::new();
         let mut in_properties = false;
@@ -83,26 +83,18 @@ fn compile(files: &[(String, String)]) -> Vec<u8> {
                 }
                 Some(property) => {
                     let Some((key, value)) = property.split_once('=') else { continue };
+                    let value = Value { value, file, line: index as u32 + 1 };
                     for pattern in &matches {
-                        let mut node = &mut root;
-                        for byte in pattern.bytes() {
-                            node = node.children.entry(byte).or_default();
-                        }
-                        // udev asks for keys with a leading space: what has one is a property.
-                        let value = Value {
-                            value: value.to_owned(),
-                            file,
-                            line: index as u32 + 1,
-                            priority: file as u16 + 1,
-                        };
-                        node.values.insert(format!(" {}", key.trim_end()), value);
+                        let properties = patterns.entry(pattern.as_bytes()).or_default();
+                        properties.insert(key.trim_end(), value);
                     }
                 }
             }
             in_properties = line.starts_with(' ');
         }
     }
-    Writer::new(files).write(&root)
+    let entries: Vec<Entry<'_>> = patterns.into_iter().collect();
+    Writer::new(files).write(&entries)
 }
 
 /// Lays nodes out, children first, and gathers the strings.
@@ -147,8 +139,8 @@ impl<'a> Writer<'a> {
         self.nodes.extend_from_slice(&number.to_le_bytes());
     }
 
-    fn write(mut self, root: &Trie) -> Vec<u8> {
-        let root_at = self.node(root);
+    fn write(mut self, entries: &[Entry<'_>]) -> Vec<u8> {
+        let root_at = self.node(entries, 0);
         let strings_at = HEADER + self.nodes.len() as u64;
         for at in std::mem::take(&mut self.references) {
             let mut offset = [0; 8];
@@ -167,36 +159,43 @@ impl<'a> Writer<'a> {
         file
     }
 
-    /// Appends a node; gives back its offset in the file.
-    fn node(&mut self, trie: &Trie) -> u64 {
-        let mut prefix = Vec::new();
-        let mut trie = trie;
-        while trie.values.is_empty() && trie.children.len() == 1 {
-            let Some((byte, child)) = trie.children.iter().next() else { break };
-            prefix.push(*byte);
-            trie = child;
-        }
-        let children: Vec<(u8, u64)> =
-            trie.children.iter().map(|(byte, child)| (*byte, self.node(child))).collect();
+    /// Appends the node of `entries`, which are sorted and agree in their first `depth` bytes; gives back its offset
+    /// in the file.
+    fn node(&mut self, entries: &[Entry<'_>], depth: usize) -> u64 {
+        let (first, last) = match (entries.first(), entries.last()) {
+            (Some((first, _)), Some((last, _))) => (*first, *last),
+            _ => (&[][..], &[][..]),
+        };
+        let end = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+        let (properties, longer) = match entries.split_first() {
+            Some(((pattern, properties), rest)) if pattern.len() == end => (Some(properties), rest),
+            _ => (None, entries),
+        };
+        let children: Vec<(u8, u64)> = longer
+            .chunk_by(|(a, _), (b, _)| a[end] == b[end])
+            .map(|run| (run[0].0[end], self.node(run, end + 1)))
+            .collect();
         let at = HEADER + self.nodes.len() as u64;
-        let prefix = self.string(&prefix);
+        let prefix = self.string(&first[depth..end]);
         self.reference(prefix);
         self.nodes.push(children.len() as u8);
         self.nodes.extend_from_slice(&[0; 7]);
-        self.number(trie.values.len() as u64);
+        self.number(properties.map_or(0, Properties::len) as u64);
         for (byte, child) in children {
             self.nodes.push(byte);
             self.nodes.extend_from_slice(&[0; 7]);
             self.number(child);
         }
-        for (key, value) in &trie.values {
-            let file = &self.files[value.file].0;
-            for text in [key, &value.value, file] {
+        for (key, value) in properties.into_iter().flatten() {
+            // udev asks for keys with a leading space: what has one is a property.
+            let key = format!(" {key}");
+            let files = self.files;
+            for text in [key.as_str(), value.value, files[value.file].0.as_str()] {
                 let at = self.string(text.as_bytes());
                 self.reference(at);
             }
             self.nodes.extend_from_slice(&value.line.to_le_bytes());
-            self.nodes.extend_from_slice(&value.priority.to_le_bytes());
+            self.nodes.extend_from_slice(&(value.file as u16 + 1).to_le_bytes());
             self.nodes.extend_from_slice(&[0; 2]);
         }
         at
