@@ -140,10 +140,17 @@ impl Namespace {
             let socket = UdpSocket::bind(any)?;
             socket.set_read_timeout(Some(Duration::from_secs(1)))?;
             socket.connect(peer)?;
-            socket.send(b"hello")?;
             let mut buffer = [0; 100];
-            let length = socket.recv(&mut buffer)?;
-            seen(std::str::from_utf8(&buffer[..length]).unwrap())
+            // A link that is just up loses the first datagram: its neighbours are not yet asked where they are.
+            for attempt in 1.. {
+                socket.send(b"hello")?;
+                match socket.recv(&mut buffer) {
+                    Ok(length) => return seen(std::str::from_utf8(&buffer[..length]).unwrap()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempt < 4 => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            unreachable!("the last attempt returns")
         })
     }
 }
