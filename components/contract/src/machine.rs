@@ -159,11 +159,15 @@ impl MachineConfig {
     }
 
     fn check(&self) -> Result<(), MachineConfigError> {
-        let bad = |key: String, reason: &str| Err(MachineConfigError::Value { key, reason: reason.to_owned() });
+        let bad =
+            |key: String, reason: &str| Err(MachineConfigError::Value { key, reason: reason.to_owned() });
         if let Some(name) = &self.node.name
             && !is_hostname(name)
         {
-            return bad("node.name".into(), "must be a DNS name: lower-case letters, digits, `-` and `.`, at most 63 characters");
+            return bad(
+                "node.name".into(),
+                "must be a DNS name: lower-case letters, digits, `-` and `.`, at most 63 characters",
+            );
         }
         for (index, interface) in self.network.interfaces.iter().enumerate() {
             let key = |field: &str| format!("network.interfaces[{index}].{field}");
@@ -172,7 +176,10 @@ impl MachineConfig {
             }
             for address in &interface.addresses {
                 if !is_prefixed_address(address) {
-                    return bad(key("addresses"), &format!("`{address}` is not an address with prefix length, such as 192.0.2.7/24"));
+                    return bad(
+                        key("addresses"),
+                        &format!("`{address}` is not an address with prefix length, such as 192.0.2.7/24"),
+                    );
                 }
             }
         }
@@ -209,7 +216,9 @@ fn is_prefixed_address(text: &str) -> bool {
 }
 
 fn is_bootstrap_token(token: &str) -> bool {
-    let part = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let part = |text: &str, length| {
+        text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
     token.split_once('.').is_some_and(|(id, secret)| part(id, 6) && part(secret, 16))
 }
 
@@ -228,7 +237,10 @@ mod tests {
             ("[node]\nname = 'Upper'", "node.name"),
             ("[node]\nnme = 'a'", "nme"),
             ("[[network.interfaces]]\ndhcp = true", "network.interfaces[0].name"),
-            ("[[network.interfaces]]\nname = 'en*'\naddresses = ['1.2.3.4']", "network.interfaces[0].addresses"),
+            (
+                "[[network.interfaces]]\nname = 'en*'\naddresses = ['1.2.3.4']",
+                "network.interfaces[0].addresses",
+            ),
             ("[cluster]\nendpoint='http://x'\nbootstrap_token='a'\nca=''", "cluster.endpoint"),
             ("[cluster]\nendpoint='https://x'\nbootstrap_token='a'\nca=''", "cluster.bootstrap_token"),
         ] {

@@ -61,7 +61,7 @@ pub enum Request {
     /// What is running.
     Inspect,
     /// Creates a container and starts its process.
-    Start(Start),
+    Start(Box<Start>),
     /// Runs a command in a running container and answers when it has ended.
     ExecSync(ExecSync),
     /// Sends a signal to a container's first process, or to every process in its cgroup.

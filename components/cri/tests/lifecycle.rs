@@ -4,6 +4,8 @@
 //! installed, the node's own otherwise. What the test leaves behind, the next one would trip over: so it counts mounts,
 //! cgroups and processes before and after.
 
+#![allow(clippy::unwrap_used)]
+
 use cairn_contract::{
     baked::{BakedImage, BakedIndex},
     cri::{self, runtime_service_client::RuntimeServiceClient},

@@ -31,7 +31,9 @@ pub struct RootHash([u8; 32]);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandLineError {
     /// No `roothash=`.
-    #[error("the kernel command line has no roothash=; the image's UKI carries it, so boot the UKI or add the root_hash of manifest.json")]
+    #[error(
+        "the kernel command line has no roothash=; the image's UKI carries it, so boot the UKI or add the root_hash of manifest.json"
+    )]
     NoRootHash,
     /// `roothash=` is not a SHA-256 in hexadecimal.
     #[error("roothash={0} on the kernel command line is not 64 hexadecimal digits")]
@@ -143,7 +145,8 @@ mod tests {
 
     #[test]
     fn options_are_read_and_the_last_one_counts() {
-        let text = format!("roothash={} cairn.wait=1 cairn.debug roothash={HASH} cairn.wait=90", "0".repeat(64));
+        let text =
+            format!("roothash={} cairn.wait=1 cairn.debug roothash={HASH} cairn.wait=90", "0".repeat(64));
         let line = CommandLine::parse(&text).unwrap();
         assert_eq!(line.root_hash.to_string(), HASH);
         assert_eq!((line.wait, line.debug), (Duration::from_secs(90), true));
@@ -151,7 +154,10 @@ mod tests {
 
     #[test]
     fn quoted_words_are_not_searched() {
-        assert_eq!(CommandLine::parse(&format!("x=\"a roothash={HASH}\"")), Err(CommandLineError::NoRootHash));
+        assert_eq!(
+            CommandLine::parse(&format!("x=\"a roothash={HASH}\"")),
+            Err(CommandLineError::NoRootHash)
+        );
     }
 
     #[test]

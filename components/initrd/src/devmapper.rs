@@ -89,7 +89,8 @@ impl Request {
         request.buffer[HEADER_BYTES + 8..][..8].copy_from_slice(&sectors.to_ne_bytes());
         request.put_u32(HEADER_BYTES + 20, length as u32);
         request.put_text(HEADER_BYTES + 24, 16, target)?;
-        request.buffer[HEADER_BYTES + TARGET_BYTES..][..parameters.len()].copy_from_slice(parameters.as_bytes());
+        request.buffer[HEADER_BYTES + TARGET_BYTES..][..parameters.len()]
+            .copy_from_slice(parameters.as_bytes());
         request.put_u32(at::DATA_SIZE, (HEADER_BYTES + length) as u32);
         Ok(request)
     }
@@ -142,7 +143,8 @@ mod tests {
     #[test]
     fn opcodes_are_those_of_the_kernel_header() {
         // From `strace dmsetup`: DM_DEV_CREATE, DM_DEV_REMOVE, DM_DEV_SUSPEND, DM_TABLE_LOAD.
-        let codes = [Command::Create, Command::Remove, Command::Resume, Command::LoadTable].map(Command::opcode);
+        let codes =
+            [Command::Create, Command::Remove, Command::Resume, Command::LoadTable].map(Command::opcode);
         assert_eq!(codes, [0xc138_fd03, 0xc138_fd04, 0xc138_fd06, 0xc138_fd09]);
     }
 

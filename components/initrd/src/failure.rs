@@ -44,7 +44,10 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Wraps an error of the operating system: `.map_err(Failure::io("mount", path))`.
-    pub(crate) fn io<E: Into<io::Error>>(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(E) -> Self {
+    pub(crate) fn io<E: Into<io::Error>>(
+        action: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Self {
         let path = path.as_ref().to_owned();
         move |source| Self::Io { action, path, source: source.into() }
     }

@@ -69,7 +69,10 @@ impl Uuid {
 
     /// From bytes as GPT stores them: the first three groups little-endian.
     pub const fn from_disk_order(b: [u8; 16]) -> Self {
-        Self([b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]])
+        Self([
+            b[3], b[2], b[1], b[0], b[5], b[4], b[7], b[6], b[8], b[9], b[10], b[11], b[12], b[13], b[14],
+            b[15],
+        ])
     }
 }
 
@@ -175,7 +178,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const UUID: [u8; 16] = [0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
+    const UUID: [u8; 16] =
+        [0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
 
     fn seal(block: &mut [u8]) {
         block[16..20].fill(0);

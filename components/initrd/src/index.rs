@@ -62,7 +62,9 @@ pub enum IndexError {
         text: String,
     },
     /// A path that is absolute, climbs, has white space at an end or a line break, or is no module.
-    #[error("module index: `{0}` is not the path of a .ko, .ko.xz or .ko.zst file below /lib/modules/<release>")]
+    #[error(
+        "module index: `{0}` is not the path of a .ko, .ko.xz or .ko.zst file below /lib/modules/<release>"
+    )]
     Path(String),
     /// An alias that would not survive being written as one line.
     #[error("module index: `{0}` cannot be an alias")]
@@ -117,7 +119,9 @@ impl ModuleIndex {
         let mut modules: Vec<Module> = Vec::new();
         for (index, text) in lines {
             match (text.split_once(' '), modules.last_mut()) {
-                (Some(("module", path)), _) => modules.push(Module { path: path.to_owned(), ..Module::default() }),
+                (Some(("module", path)), _) => {
+                    modules.push(Module { path: path.to_owned(), ..Module::default() })
+                }
                 (Some(("needs", path)), Some(module)) => module.needs.push(path.to_owned()),
                 (Some(("alias", pattern)), Some(module)) => module.aliases.push(pattern.to_owned()),
                 (None, Some(module)) if text == "always" => module.always = true,
@@ -151,7 +155,8 @@ impl ModuleIndex {
 
     /// Positions of the modules that a device with this modalias asks for.
     pub fn wanted_by(&self, modalias: &str) -> impl Iterator<Item = usize> {
-        let wants = move |module: &Module| module.aliases.iter().any(|alias| crate::glob::matches(alias, modalias));
+        let wants =
+            move |module: &Module| module.aliases.iter().any(|alias| crate::glob::matches(alias, modalias));
         self.modules.iter().enumerate().filter(move |(_, module)| wants(module)).map(|(position, _)| position)
     }
 
@@ -195,7 +200,12 @@ mod tests {
     fn sample() -> ModuleIndex {
         ModuleIndex::new(vec![
             module("kernel/squashfs.ko.xz", &[], &["fs-squashfs"], true),
-            module("kernel/virtio_blk.ko.xz", &["kernel/virtio.ko", "kernel/ring.ko.zst"], &["virtio:d00000002v*"], false),
+            module(
+                "kernel/virtio_blk.ko.xz",
+                &["kernel/virtio.ko", "kernel/ring.ko.zst"],
+                &["virtio:d00000002v*"],
+                false,
+            ),
             module("kernel/ring.ko.zst", &[], &[], false),
             module("kernel/virtio.ko", &["kernel/ring.ko.zst"], &[], false),
         ])

@@ -16,7 +16,8 @@ const NAME: &str = "root";
 /// Makes the device `root` and gives its node, `/dev/dm-N`.
 pub(crate) fn activate(found: &Found, root: RootHash, console: &mut Console) -> Result<PathBuf, Failure> {
     let superblock = read_superblock(found, root)?;
-    let control = OpenOptions::new().read(true).write(true).open(CONTROL).map_err(Failure::io("open", CONTROL))?;
+    let control =
+        OpenOptions::new().read(true).write(true).open(CONTROL).map_err(Failure::io("open", CONTROL))?;
 
     // The UUID has the form that veritysetup and systemd know a verity device by.
     let uuid = format!("CRYPT-VERITY-{}-{NAME}", superblock.uuid.to_string().replace('-', ""));
@@ -40,16 +41,25 @@ fn read_superblock(found: &Found, root: RootHash) -> Result<Superblock, Failure>
     superblock.check_size(found.data.size).map_err(wrong)?;
     if superblock.data_blocks > 1 {
         let mut top = vec![0; superblock.hash_block_size as usize];
-        file.read_exact_at(&mut top, superblock.top_block_offset()).map_err(Failure::io("read the hash tree of", &node))?;
+        file.read_exact_at(&mut top, superblock.top_block_offset())
+            .map_err(Failure::io("read the hash tree of", &node))?;
         superblock.check_top_block(&top, root).map_err(wrong)?;
     }
     Ok(superblock)
 }
 
 /// Loads the table with the best options the kernel knows: an old one refuses what it does not know.
-fn load_table(control: &File, found: &Found, superblock: &Superblock, root: RootHash, console: &mut Console) -> Result<(), Failure> {
+fn load_table(
+    control: &File,
+    found: &Found,
+    superblock: &Superblock,
+    root: RootHash,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let mut last = None;
-    for (then, tasklet) in [(OnCorruption::Panic, true), (OnCorruption::Panic, false), (OnCorruption::Restart, false)] {
+    for (then, tasklet) in
+        [(OnCorruption::Panic, true), (OnCorruption::Panic, false), (OnCorruption::Restart, false)]
+    {
         let table = superblock.table(&found.data.device, &found.hash.device, root, then, tasklet);
         let mut request = Request::load_table(NAME, superblock.data_sectors(), "verity", &table)?;
         match submit(control, &mut request, "load the dm-verity table for") {

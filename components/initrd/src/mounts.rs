@@ -39,7 +39,8 @@ pub(crate) fn reboot_after_panic() {
 /// Mounts the squashfs of the verified device.
 pub(crate) fn root(device: &Path, target: &Path) -> Result<(), Failure> {
     make_dir(target, 0o755)?;
-    mount(device, target, "squashfs", MountFlags::RDONLY, None).map_err(Failure::io("mount (the image is damaged, or its squashfs is not supported)", device))
+    mount(device, target, "squashfs", MountFlags::RDONLY, None)
+        .map_err(Failure::io("mount (the image is damaged, or its squashfs is not supported)", device))
 }
 
 /// Lays a tmpfs over the `/etc` of the new root: `/etc` can be written, and forgets at the next boot.
@@ -54,13 +55,16 @@ pub(crate) fn writable_etc(root: &Path) -> Result<(), Failure> {
     let options = format!("lowerdir={},upperdir={upper},workdir={work}", etc.display());
     let options = CString::new(options).map_err(Failure::io("mount an overlay on", &etc))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("overlay", &etc, "overlay", flags, options.as_c_str()).map_err(Failure::io("mount an overlay on", &etc))
+    mount("overlay", &etc, "overlay", flags, options.as_c_str())
+        .map_err(Failure::io("mount an overlay on", &etc))
 }
 
 fn make_dir(path: impl AsRef<Path>, mode: u32) -> Result<(), Failure> {
     let path = path.as_ref();
     match fs::DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Failure::io("create", path)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Failure::io("create", path)(error))
+        }
         _ => Ok(()),
     }
 }

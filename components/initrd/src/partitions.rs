@@ -42,7 +42,8 @@ pub(crate) fn disks() -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir("/sys/class/block")? {
         let Ok(name) = entry?.file_name().into_string() else { continue };
-        let virtual_disk = ["loop", "ram", "zram", "dm-", "fd", "nbd"].iter().any(|prefix| name.starts_with(prefix));
+        let virtual_disk =
+            ["loop", "ram", "zram", "dm-", "fd", "nbd"].iter().any(|prefix| name.starts_with(prefix));
         let whole = !Path::new("/sys/class/block").join(&name).join("partition").exists();
         if !virtual_disk && whole {
             names.push(name);
@@ -71,10 +72,18 @@ pub(crate) fn of_disk(disk: &str) -> Result<Vec<Partition>, DiskError> {
     let mut partitions = Vec::new();
     for entry in fs::read_dir(&directory)?.flatten() {
         let path = entry.path();
-        let (Ok(number), Ok(name)) = (read_number(&path.join("partition")), entry.file_name().into_string()) else { continue };
+        let (Ok(number), Ok(name)) = (read_number(&path.join("partition")), entry.file_name().into_string())
+        else {
+            continue;
+        };
         let Some(found) = entries.iter().find(|entry| u64::from(entry.number) == number) else { continue };
         let device = fs::read_to_string(path.join("dev"))?.trim_end().to_owned();
-        partitions.push(Partition { name, uuid: found.uuid, device, size: read_number(&path.join("size"))? * 512 });
+        partitions.push(Partition {
+            name,
+            uuid: found.uuid,
+            device,
+            size: read_number(&path.join("size"))? * 512,
+        });
     }
     Ok(partitions)
 }
@@ -92,5 +101,7 @@ fn read_table(file: &File, block: u64, lba: u64) -> Result<Vec<cairn_initrd::gpt
 
 fn read_number(path: &Path) -> io::Result<u64> {
     let text = fs::read_to_string(path)?;
-    text.trim_end().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("`{}` is no number", text.trim_end())))
+    text.trim_end().parse().map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("`{}` is no number", text.trim_end()))
+    })
 }

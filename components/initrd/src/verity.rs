@@ -56,7 +56,9 @@ pub enum VerityError {
         available: u64,
     },
     /// The top of the tree is not what the command line promises.
-    #[error("the hash tree has root hash {found}, but roothash= says {expected}: the hash partition is damaged or was tampered with")]
+    #[error(
+        "the hash tree has root hash {found}, but roothash= says {expected}: the hash partition is damaged or was tampered with"
+    )]
     RootMismatch {
         /// Hash of the topmost block.
         found: RootHash,
@@ -90,8 +92,10 @@ impl Superblock {
             return Err(VerityError::Field { field: "hash algorithm", found, expected: "sha256" });
         }
         let block = |size: u32| size.is_power_of_two() && (512..=1 << 16).contains(&size);
-        let data_block_size = expect("data block size", u32_at(bytes, 64), "a power of two, 512 to 65536", block)?;
-        let hash_block_size = expect("hash block size", u32_at(bytes, 68), "a power of two, 512 to 65536", block)?;
+        let data_block_size =
+            expect("data block size", u32_at(bytes, 64), "a power of two, 512 to 65536", block)?;
+        let hash_block_size =
+            expect("hash block size", u32_at(bytes, 68), "a power of two, 512 to 65536", block)?;
         let data_blocks = u64::from_le_bytes(std::array::from_fn(|i| bytes[72 + i]));
         let countable = |blocks| blocks > 0 && blocks <= i64::MAX as u64 / u64::from(data_block_size);
         expect("number of data blocks", data_blocks, "at least 1 and below 8 EiB in all", countable)?;
@@ -160,7 +164,11 @@ fn expect<T: Copy + ToString>(
     expected: &'static str,
     good: impl Fn(T) -> bool,
 ) -> Result<T, VerityError> {
-    if good(value) { Ok(value) } else { Err(VerityError::Field { field, found: value.to_string(), expected }) }
+    if good(value) {
+        Ok(value)
+    } else {
+        Err(VerityError::Field { field, found: value.to_string(), expected })
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -201,10 +209,17 @@ mod tests {
         let root = RootHash::new([0x11; 32]);
         assert_eq!(
             found.table("254:1", "254:2", root, OnCorruption::Panic, true),
-            format!("1 254:1 254:2 4096 4096 1000 1 sha256 {} deadbeef 2 panic_on_corruption try_verify_in_tasklet", "11".repeat(32))
+            format!(
+                "1 254:1 254:2 4096 4096 1000 1 sha256 {} deadbeef 2 panic_on_corruption try_verify_in_tasklet",
+                "11".repeat(32)
+            )
         );
         let saltless = with(80, &[0, 0]).unwrap();
-        assert!(saltless.table("1:1", "1:2", root, OnCorruption::Restart, false).ends_with(" - 1 restart_on_corruption"));
+        assert!(
+            saltless
+                .table("1:1", "1:2", root, OnCorruption::Restart, false)
+                .ends_with(" - 1 restart_on_corruption")
+        );
     }
 
     #[test]
@@ -232,14 +247,19 @@ mod tests {
     fn a_partition_too_small_is_refused() {
         let found = Superblock::parse(&sample()).unwrap();
         assert_eq!(found.check_size(4_096_000), Ok(()));
-        assert_eq!(found.check_size(4_095_999), Err(VerityError::TooSmall { needed: 4_096_000, available: 4_095_999 }));
+        assert_eq!(
+            found.check_size(4_095_999),
+            Err(VerityError::TooSmall { needed: 4_096_000, available: 4_095_999 })
+        );
     }
 
     #[test]
     fn one_flipped_bit_in_the_top_block_is_caught() {
         let found = Superblock::parse(&sample()).unwrap();
         let mut block = vec![7; 4096];
-        let root = RootHash::new(Sha256::new().chain_update([0xde, 0xad, 0xbe, 0xef]).chain_update(&block).finalize().into());
+        let root = RootHash::new(
+            Sha256::new().chain_update([0xde, 0xad, 0xbe, 0xef]).chain_update(&block).finalize().into(),
+        );
         assert_eq!(found.check_top_block(&block, root), Ok(()));
         block[2000] ^= 1;
         assert!(matches!(found.check_top_block(&block, root), Err(VerityError::RootMismatch { .. })));

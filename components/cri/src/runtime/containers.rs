@@ -210,7 +210,7 @@ impl Runtime {
         let started = self
             .ask(
                 &container,
-                Request::Start(Start {
+                Request::Start(Box::new(Start {
                     container: record.id.clone(),
                     bundle: self.bundle(&record.id),
                     log: record.log.clone(),
@@ -220,7 +220,7 @@ impl Runtime {
                     cgroup: record.cgroup.clone(),
                     resources: record.resources.clone(),
                     kill_rest: record.shares_pids,
-                }),
+                })),
             )
             .await;
         match started {

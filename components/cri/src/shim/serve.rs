@@ -291,7 +291,7 @@ impl Shim {
                     })
                     .collect(),
             },
-            Request::Start(start) => match self.start(start) {
+            Request::Start(start) => match self.start(*start) {
                 Ok(pid) => Reply::Started { pid },
                 Err(error) => Reply::Failed(error),
             },

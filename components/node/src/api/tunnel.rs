@@ -27,7 +27,9 @@ pub(super) async fn open(
     let path = match first {
         Some(Content::Target(target)) if target == i32::from(TunnelTarget::Cri) => &backends.cri_socket,
         _ => {
-            return Err(Status::invalid_argument("the first message must name a target that this node knows"));
+            return Err(Status::invalid_argument(
+                "the first message must name a target that this node knows",
+            ));
         }
     };
     let socket = UnixStream::connect(path).await;
