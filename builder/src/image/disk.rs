@@ -159,7 +159,7 @@ const ROLES: [PartitionRole; 5] = [
 fn arrange(parts: &DiskParts<'_>) -> Table {
     let id = |role| identity::uuid(parts.profile, parts.version, role);
     let label = format!("cairn_{}", parts.version);
-    let slot = Attributes::READ_ONLY.and(Attributes::NO_AUTO);
+    let slot = Attributes::READ_ONLY;
     let wanted = |kind, uuid, length, attributes, label: &str| Wanted {
         kind,
         uuid,
