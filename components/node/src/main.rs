@@ -19,8 +19,9 @@ const USAGE: &str = "usage: cairn-node COMMAND
   wait-ready [SECONDS]   end with success when the node is ready, with failure after SECONDS (default 300)
   bless                  take the boot counter off the name of the UKI that was booted";
 
-/// How long requests are still answered when the service is stopped.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// How long an answer takes to leave, on a slow machine; and how long one is waited for.
+const LEAVES_WITHIN: Duration = Duration::from_secs(1);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,9 +69,12 @@ fn serve() -> Result<(), Box<dyn Error>> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
-            () = Monitor::new(Places::default(), board, screen).run() => {}
-            // The answer to the very request that ends the system is still under way.
-            _ = ended.recv() => tokio::time::sleep(LAST_ANSWERS).await,
+            () = Monitor::new(Places::default(), board.clone(), screen).run() => {}
+            _ = ended.recv() => {
+                // The answer to the very request that ends the system is still under way.
+                let _ = tokio::time::timeout(ANSWERED_WITHIN, board.endings_answered()).await;
+                tokio::time::sleep(LEAVES_WITHIN).await;
+            }
         }
         Ok(())
     })
@@ -136,7 +140,7 @@ fn bless() -> Result<(), Box<dyn Error>> {
     match bless::bless()? {
         Outcome::NotCounted => eprintln!("the boot loader does not count this boot"),
         Outcome::Already => eprintln!("this boot is good already"),
-        Outcome::Blessed(name) => eprintln!("this boot is good: {name}"),
+        Outcome::Blessed(name) => eprintln!("this boot is good: /{name}"),
     }
     Ok(())
 }

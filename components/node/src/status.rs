@@ -48,28 +48,42 @@ impl NodeStatus {
 
 /// The state with its watchers.
 #[derive(Debug)]
-pub struct StatusBoard(watch::Sender<NodeStatus>);
+pub struct StatusBoard {
+    status: watch::Sender<NodeStatus>,
+    /// Held, shared, by requests that end the system until they are answered.
+    ending: tokio::sync::RwLock<()>,
+}
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        Self(watch::Sender::new(NodeStatus::default()))
+        Self { status: watch::Sender::new(NodeStatus::default()), ending: tokio::sync::RwLock::new(()) }
     }
 }
 
 impl StatusBoard {
+    /// Begins a request that ends the system: the service does not go before it is answered.
+    pub async fn begin_ending(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.ending.read().await
+    }
+
+    /// Waits for such requests.
+    pub async fn endings_answered(&self) {
+        drop(self.ending.write().await);
+    }
+
     /// The state now.
     pub fn now(&self) -> NodeStatus {
-        self.0.borrow().clone()
+        self.status.borrow().clone()
     }
 
     /// Follows changes.
     pub fn subscribe(&self) -> watch::Receiver<NodeStatus> {
-        self.0.subscribe()
+        self.status.subscribe()
     }
 
     /// Records a check's result; watchers wake only if it is news.
     pub fn record(&self, check: Check) {
-        self.0.send_if_modified(|status| {
+        self.status.send_if_modified(|status| {
             match status.checks.iter_mut().find(|known| known.name == check.name) {
                 Some(known) if *known == check => false,
                 Some(known) => {
@@ -87,7 +101,7 @@ impl StatusBoard {
     /// Records a milestone, with the time now. The first time counts: `None` if it was reached before.
     pub fn reach(&self, name: &'static str) -> Option<u64> {
         let boot_usec = machine_facts::boot_usec();
-        let new = self.0.send_if_modified(|status| {
+        let new = self.status.send_if_modified(|status| {
             let new = !status.reached(name);
             if new {
                 status.milestones.push(Milestone { name, boot_usec });

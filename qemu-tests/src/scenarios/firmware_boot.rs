@@ -2,12 +2,14 @@
 
 use crate::{
     node::Setup,
-    scenario::{Context, Needs, Scenario, Stop},
+    scenario::{Context, Needs, Scenario, Stop, check},
 };
+use std::time::Duration;
+use tokio::time::sleep;
 
 pub(super) static SCENARIO: Scenario = Scenario {
     id: "firmware-boot",
-    title: "UEFI firmware and systemd-boot find and start the image on its disk",
+    title: "UEFI firmware and systemd-boot start the image from its disk, and the boot is marked as good",
     requirements: &["ra2.os.005"],
     needs: Needs::Own,
     budget: 3,
@@ -27,6 +29,20 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let container = pod.container("main", &probe.reference).args(["pause"]).start().await?;
     container.status().await?;
     pod.remove().await?;
+    context.step("see the boot counter taken off");
+    let guest = node.guest().clone();
+    let deadline = guest.pace().deadline(Duration::from_secs(10));
+    loop {
+        let entries = guest.journal("cairn-bless.service", 20).await?;
+        if entries.iter().any(|entry| entry.message.starts_with("this boot is good: /EFI/Linux/")) {
+            break;
+        }
+        check(deadline.is_open(), || {
+            let said: Vec<_> = entries.into_iter().map(|entry| entry.message).collect();
+            format!("the boot was not marked as good; cairn-bless.service said {said:?}")
+        })?;
+        sleep(Duration::from_millis(500)).await;
+    }
     context.step("shut down");
     node.shut_down().await;
     Ok(())

@@ -93,6 +93,7 @@ impl Service for Management {
         request: Request<api::PowerRequest>,
     ) -> Result<Response<api::PowerResponse>, Status> {
         require(&request, Role::Admin)?;
+        let _answering = self.board.begin_ending().await;
         // The targets, not `systemctl reboot`: that looks for logind first, which the image has not.
         let target = match request.into_inner().action() {
             api::PowerAction::Reboot => "reboot.target",
