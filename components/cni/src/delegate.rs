@@ -1,10 +1,9 @@
 //! Asking another plugin: `bridge` gets its addresses from the IPAM plugin that the configuration names.
 //!
 //! The plugin is looked up in `CNI_PATH` and started with our own environment and stdin, as the specification
-//! says. If what is found is this very program's `host-local`, it is called without starting anything.
+//! says. If what is found is this very program, it is called without starting anything.
 
 use crate::{
-    host_local,
     plugin::Plugin,
     protocol::{
         error::{CniError, Code},
@@ -28,7 +27,7 @@ pub struct Ipam {
 
 #[derive(Debug)]
 enum Target {
-    InProcess,
+    InProcess(Plugin),
     Program(PathBuf),
 }
 
@@ -45,14 +44,14 @@ impl Ipam {
                 request.path
             )));
         };
-        let ours = kind == Plugin::HostLocal.name() && is_this_program(&program);
-        Ok(Self { target: if ours { Target::InProcess } else { Target::Program(program) } })
+        let ours = Plugin::by_name(kind).filter(|_| is_this_program(&program));
+        Ok(Self { target: ours.map_or(Target::Program(program), Target::InProcess) })
     }
 
     /// ADD: addresses for the attachment.
     pub fn add(&self, request: &Request) -> Result<CniResult, CniError> {
         match &self.target {
-            Target::InProcess => host_local::add(request),
+            Target::InProcess(plugin) => (plugin.operations().add)(request),
             Target::Program(program) => {
                 let output = run(program, Command::Add, request)?;
                 serde_json::from_slice(&output).map_err(|e| {
@@ -66,11 +65,11 @@ impl Ipam {
     pub fn run(&self, command: Command, request: &Request) -> Result<(), CniError> {
         match (&self.target, command) {
             (Target::Program(program), _) => run(program, command, request).map(|_| ()),
-            (Target::InProcess, Command::Del) => host_local::del(request),
-            (Target::InProcess, Command::Check) => host_local::check(request),
-            (Target::InProcess, Command::Gc) => host_local::gc(request),
-            (Target::InProcess, Command::Status) => host_local::status(request),
-            (Target::InProcess, Command::Add | Command::Version) => Ok(()),
+            (Target::InProcess(plugin), Command::Del) => (plugin.operations().del)(request),
+            (Target::InProcess(plugin), Command::Check) => (plugin.operations().check)(request),
+            (Target::InProcess(plugin), Command::Gc) => (plugin.operations().gc)(request),
+            (Target::InProcess(plugin), Command::Status) => (plugin.operations().status)(request),
+            (Target::InProcess(_), Command::Add | Command::Version) => Ok(()),
         }
     }
 }

@@ -48,7 +48,9 @@ mod tests {
         install(&bin).unwrap();
         let mut names: Vec<_> = std::fs::read_dir(&bin).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        assert_eq!(names, ["bridge", "host-local", "loopback", "portmap"]);
+        let mut expected = Plugin::ALL.map(Plugin::name);
+        expected.sort();
+        assert_eq!(names, expected);
         assert_eq!(std::fs::read_link(bin.join("bridge")).unwrap(), std::env::current_exe().unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! CNI plugins in one binary: `loopback`, `bridge`, `host-local`, `portmap`.
+//! CNI plugins in one binary: what [`plugin::Plugin`] lists.
 //!
 //! A CNI plugin is a program that a container runtime starts once per operation: parameters in the environment,
 //! network configuration on stdin, result or error as JSON on stdout. Every start is paid for by a waiting pod, so
@@ -7,20 +7,37 @@
 //!
 //! - [`protocol`]: the CNI specification's side: requests, results, errors, versions.
 //! - [`netlink`]: the kernel's side: links, addresses, routes, nf_tables, conntrack.
-//! - [`loopback`], [`bridge`], [`host_local`], [`portmap`]: the plugins.
-//! - [`firewall`]: the one nf_tables table that `bridge` and `portmap` share.
+//! - [`loopback`], [`bridge`], [`ptp`], [`macvlan`], [`ipvlan`], [`vlan`], [`dummy`], [`tap`], [`host_device`]: plugins
+//!   that give a pod an interface. `interface` is the life that most of them share.
+//! - [`host_local`], [`static_ipam`]: plugins that give it addresses.
+//! - [`portmap`], [`tuning`]: plugins chained after those.
+//! - [`firewall`]: the one nf_tables table that all rules are in.
 
 pub mod announce;
 pub mod bridge;
 pub mod delegate;
+pub mod dummy;
 pub mod firewall;
+pub mod host_device;
 pub mod host_local;
 pub mod install;
+mod interface;
+pub mod ipvlan;
 pub mod loopback;
+pub mod macvlan;
+mod masquerade;
 pub mod netlink;
 pub mod netns;
 pub mod network;
+mod parent;
 pub mod plugin;
+mod pod;
 pub mod portmap;
 pub mod protocol;
+pub mod ptp;
+pub mod static_ipam;
 pub mod sysctl;
+pub mod tap;
+pub mod tuning;
+mod veth;
+pub mod vlan;

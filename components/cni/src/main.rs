@@ -7,7 +7,6 @@ const USAGE: &str =
     "usage: cairn-cni PLUGIN          run a CNI plugin: parameters in CNI_*, configuration on stdin
        cairn-cni install DIR     make DIR/PLUGIN links to this program, one per plugin
        PLUGIN                    the same as `cairn-cni PLUGIN`, through such a link
-plugins: loopback bridge host-local portmap
 ";
 
 fn main() -> ExitCode {
@@ -28,19 +27,24 @@ fn main() -> ExitCode {
             }
         },
         ["--help" | "-h"] => {
-            eprint!("{USAGE}");
+            usage();
             ExitCode::SUCCESS
         }
         [name] => match Plugin::by_name(name) {
             Some(plugin) => plugin::main(plugin),
             None => {
-                eprint!("cairn-cni: no plugin `{name}`\n{USAGE}");
+                eprintln!("cairn-cni: no plugin `{name}`");
+                usage();
                 ExitCode::from(2)
             }
         },
         _ => {
-            eprint!("{USAGE}");
+            usage();
             ExitCode::from(2)
         }
     }
+}
+
+fn usage() {
+    eprintln!("{USAGE}plugins: {}", Plugin::ALL.map(Plugin::name).join(" "));
 }

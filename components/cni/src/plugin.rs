@@ -1,12 +1,14 @@
 //! Which plugin, and one run of it from environment and stdin to stdout and exit status.
 
 use crate::{
-    bridge, host_local, loopback, portmap,
+    bridge, dummy, host_device, host_local, interface, ipvlan, loopback, macvlan, portmap,
     protocol::{
         error::{CniError, Code},
         request::{Command, Environment, Request, answer_version},
+        result::CniResult,
         version::SpecVersion,
     },
+    ptp, static_ipam, tap, tuning, vlan,
 };
 use std::{
     io::{self, Read, Write},
@@ -20,29 +22,116 @@ pub enum Plugin {
     Loopback,
     /// veth pair into a bridge.
     Bridge,
+    /// veth pair, routed.
+    Ptp,
+    /// Own hardware address on a host interface.
+    Macvlan,
+    /// Own network address on a host interface.
+    Ipvlan,
+    /// One VLAN of a host interface.
+    Vlan,
+    /// A host interface itself.
+    HostDevice,
+    /// An interface that leads nowhere.
+    Dummy,
+    /// An interface whose frames a program reads.
+    Tap,
     /// Addresses from ranges, recorded in files.
     HostLocal,
+    /// Addresses from the configuration.
+    Static,
     /// Host ports forwarded into the pod.
     Portmap,
+    /// Kernel parameters and settings of the interface.
+    Tuning,
 }
+
+/// What a plugin does for each command.
+pub(crate) struct Operations {
+    pub(crate) add: fn(&Request) -> Result<CniResult, CniError>,
+    pub(crate) del: Operation,
+    pub(crate) check: Operation,
+    pub(crate) gc: Operation,
+    pub(crate) status: Operation,
+}
+
+pub(crate) type Operation = fn(&Request) -> Result<(), CniError>;
 
 impl Plugin {
     /// All, in the order they are linked.
-    pub const ALL: [Self; 4] = [Self::Loopback, Self::Bridge, Self::HostLocal, Self::Portmap];
+    pub const ALL: [Self; 13] = [
+        Self::Loopback,
+        Self::Bridge,
+        Self::Ptp,
+        Self::Macvlan,
+        Self::Ipvlan,
+        Self::Vlan,
+        Self::HostDevice,
+        Self::Dummy,
+        Self::Tap,
+        Self::HostLocal,
+        Self::Static,
+        Self::Portmap,
+        Self::Tuning,
+    ];
 
     /// The name in configurations, and of the link.
     pub fn name(self) -> &'static str {
         match self {
             Self::Loopback => "loopback",
             Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+            Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
+            Self::Vlan => "vlan",
+            Self::HostDevice => "host-device",
+            Self::Dummy => "dummy",
+            Self::Tap => "tap",
             Self::HostLocal => "host-local",
+            Self::Static => "static",
             Self::Portmap => "portmap",
+            Self::Tuning => "tuning",
         }
     }
 
     /// The plugin of that name.
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|plugin| plugin.name() == name)
+    }
+
+    pub(crate) fn operations(self) -> Operations {
+        fn nothing(_: &Request) -> Result<(), CniError> {
+            Ok(())
+        }
+        macro_rules! operations {
+            ($module:ident) => {
+                operations!($module, $module::gc, $module::status)
+            };
+            ($module:ident, $gc:expr, $status:expr) => {
+                Operations {
+                    add: $module::add,
+                    del: $module::del,
+                    check: $module::check,
+                    gc: $gc,
+                    status: $status,
+                }
+            };
+        }
+        match self {
+            Self::Loopback => operations!(loopback, nothing, nothing),
+            Self::Bridge => operations!(bridge),
+            Self::Ptp => operations!(ptp),
+            Self::Macvlan => operations!(macvlan, interface::gc, interface::status),
+            Self::Ipvlan => operations!(ipvlan, interface::gc, interface::status),
+            Self::Vlan => operations!(vlan, interface::gc, interface::status),
+            Self::HostDevice => operations!(host_device, interface::gc, interface::status),
+            Self::Dummy => operations!(dummy, interface::gc, interface::status),
+            Self::Tap => operations!(tap, interface::gc, tap::status),
+            Self::HostLocal => operations!(host_local),
+            Self::Static => operations!(static_ipam, nothing, static_ipam::status),
+            Self::Portmap => operations!(portmap),
+            Self::Tuning => operations!(tuning, nothing, tuning::status),
+        }
     }
 }
 
@@ -52,40 +141,13 @@ pub fn run(plugin: Plugin, environment: &Environment, stdin: Vec<u8>) -> Result<
         return Ok(version_document());
     }
     let request = Request::parse(environment, stdin)?;
+    let operations = plugin.operations();
     match request.command {
-        Command::Add => {
-            let result = match plugin {
-                Plugin::Loopback => loopback::add(&request),
-                Plugin::Bridge => bridge::add(&request),
-                Plugin::HostLocal => host_local::add(&request),
-                Plugin::Portmap => portmap::add(&request),
-            }?;
-            return Ok(result.to_json(request.version));
-        }
-        Command::Del => match plugin {
-            Plugin::Loopback => loopback::del(&request),
-            Plugin::Bridge => bridge::del(&request),
-            Plugin::HostLocal => host_local::del(&request),
-            Plugin::Portmap => portmap::del(&request),
-        },
-        Command::Check => match plugin {
-            Plugin::Loopback => loopback::check(&request),
-            Plugin::Bridge => bridge::check(&request),
-            Plugin::HostLocal => host_local::check(&request),
-            Plugin::Portmap => portmap::check(&request),
-        },
-        Command::Gc => match plugin {
-            Plugin::Loopback => Ok(()),
-            Plugin::Bridge => bridge::gc(&request),
-            Plugin::HostLocal => host_local::gc(&request),
-            Plugin::Portmap => portmap::gc(&request),
-        },
-        Command::Status => match plugin {
-            Plugin::Loopback => Ok(()),
-            Plugin::Bridge => bridge::status(&request),
-            Plugin::HostLocal => host_local::status(&request),
-            Plugin::Portmap => portmap::status(&request),
-        },
+        Command::Add => return Ok((operations.add)(&request)?.to_json(request.version)),
+        Command::Del => (operations.del)(&request),
+        Command::Check => (operations.check)(&request),
+        Command::Gc => (operations.gc)(&request),
+        Command::Status => (operations.status)(&request),
         Command::Version => Ok(()),
     }?;
     Ok(String::new())

@@ -2,16 +2,15 @@
 
 use super::config::BridgeConfig;
 use crate::{
-    netlink::route::{Link, Mac, RouteSocket, VethPair},
+    netlink::route::{Link, RouteSocket},
     netns::NetNs,
     network::IpNetwork,
     protocol::error::{CniError, Code},
     sysctl,
+    veth::{self, random_mac},
 };
 use rustix::io::Errno;
 use std::{
-    fs::File,
-    io::Read,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -65,40 +64,7 @@ pub(super) fn add_port(
     pod_name: &str,
     config: &BridgeConfig,
 ) -> Result<Link, CniError> {
-    let (name, link) = loop {
-        let name = format!("veth{:08x}", u32::from_ne_bytes(random()?));
-        let pair = VethPair {
-            host_name: &name,
-            master: bridge.index,
-            peer_name: pod_name,
-            peer_netns: rustix::fd::AsFd::as_fd(netns),
-            peer_mac: config.mac,
-            mtu: config.mtu,
-        };
-        match route.add_veth(&pair) {
-            Ok(()) => {}
-            Err(error) if error.is(Errno::EXIST) => {
-                let taken = netns.enter(|| {
-                    let mut pod = RouteSocket::open().map_err(|e| e.during("opening rtnetlink"))?;
-                    pod.link(pod_name).map_err(|e| e.during(format_args!("looking for {pod_name:?}")))
-                })?;
-                if taken.is_some() {
-                    return Err(CniError::internal(format!(
-                        "container veth name ({pod_name:?}) already exists"
-                    )));
-                }
-                continue;
-            }
-            Err(error) => {
-                return Err(
-                    error.during(format_args!("creating veth pair {name:?} and {pod_name:?} in the pod"))
-                );
-            }
-        }
-        let link = route.link(&name).map_err(|e| e.during(format_args!("looking for {name:?}")))?;
-        break (name, link);
-    };
-    let link = link.ok_or_else(|| CniError::internal(format!("{name:?} vanished while it was set up")))?;
+    let link = veth::create(route, Some(bridge.index), netns, pod_name, config.mac, config.mtu)?;
     let outcome = set_up_port(route, &link, config);
     if let Err(error) = outcome {
         let _ = route.delete_link(link.index);
@@ -241,20 +207,4 @@ pub(super) fn wait_for_port(route: &mut RouteSocket, port: &Link) -> Result<Link
         sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
-}
-
-/// A random unicast address of the locally administered space.
-fn random_mac() -> Result<Mac, CniError> {
-    let mut bytes: [u8; 6] = random()?;
-    bytes[0] = bytes[0] & 0xfe | 0x02;
-    Ok(Mac(bytes))
-}
-
-fn random<const N: usize>() -> Result<[u8; N], CniError> {
-    let path = Path::new("/dev/urandom");
-    let mut bytes = [0; N];
-    File::open(path)
-        .and_then(|mut f| f.read_exact(&mut bytes))
-        .map_err(|e| CniError::io("reading", path, &e))?;
-    Ok(bytes)
 }

@@ -2,16 +2,17 @@
 
 mod config;
 mod links;
-mod masquerade;
-mod pod;
 
 pub use config::BridgeConfig;
 
 use crate::{
     delegate::Ipam,
+    interface::same_mac,
+    masquerade,
     netlink::route::{Link, RouteSocket},
     netns::NetNs,
     network::{IpNetwork, next},
+    pod,
     protocol::{
         error::{CniError, Code},
         request::{Command, Request},
@@ -232,14 +233,6 @@ fn check_port(
         }
         _ => Ok(()),
     }
-}
-
-fn same_mac(reported: &Interface, found: &Link) -> Result<(), CniError> {
-    if reported.mac.is_empty() || reported.mac.eq_ignore_ascii_case(&found.mac.to_string()) {
-        return Ok(());
-    }
-    let Interface { name, mac, .. } = reported;
-    Err(CniError::internal(format!("Interface {name} Mac {mac} doesn't match current {}", found.mac)))
 }
 
 /// Removes rules, and has the IPAM plugin free addresses, of attachments that are no more.

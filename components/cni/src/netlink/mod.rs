@@ -8,6 +8,7 @@
 
 pub mod codec;
 pub mod conntrack;
+pub mod device;
 pub mod nftables;
 pub mod route;
 pub mod socket;

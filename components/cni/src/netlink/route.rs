@@ -20,6 +20,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -27,8 +28,10 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
+const IFLA_TXQLEN: u16 = 13;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_PROMISCUITY: u16 = 30;
 const IFLA_INFO_KIND: u16 = 1;
@@ -56,6 +59,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_TABLE: u16 = 15;
 const RTAX_MTU: u16 = 2;
@@ -69,6 +73,7 @@ const RTM_F_CLONED: u32 = 0x200;
 
 const IFF_UP: u32 = 0x1;
 const IFF_PROMISC: u32 = 0x100;
+const IFF_ALLMULTI: u32 = 0x200;
 const IF_OPER_UP: u8 = 6;
 const BR_STATE_DISABLED: u8 = 0;
 const AF_UNSPEC: u8 = 0;
@@ -124,11 +129,17 @@ pub struct Link {
     pub up: bool,
     /// `IFF_PROMISC` was asked for.
     pub promiscuous: bool,
+    /// `IFF_ALLMULTI` was asked for.
+    pub all_multicast: bool,
+    /// Length of the transmit queue in packets.
+    pub queue_length: u32,
+    /// Text noted on it.
+    pub alias: String,
     /// Operational state is up: there is carrier.
     pub running: bool,
     /// Index of the bridge it is a port of.
     pub master: Option<u32>,
-    /// Index of the other end of a veth, in that end's namespace.
+    /// Index of the link it stands on or, for a veth, of the other end; in that link's namespace.
     pub peer: Option<u32>,
     /// `bridge`, `veth`, …; empty for hardware.
     pub kind: String,
@@ -152,8 +163,8 @@ pub struct BridgePort {
 pub struct VethPair<'a> {
     /// Name of the end in the socket's namespace.
     pub host_name: &'a str,
-    /// Bridge of the host end.
-    pub master: u32,
+    /// Bridge of the host end, if it is to be a port of one.
+    pub master: Option<u32>,
     /// Final name of the other end.
     pub peer_name: &'a str,
     /// Namespace of the other end.
@@ -205,6 +216,8 @@ pub struct NewRoute {
     pub priority: Option<u32>,
     /// Scope; `None` is link without gateway and universe with one.
     pub scope: Option<u8>,
+    /// Source address of packets that take it, where nothing else says.
+    pub source: Option<IpAddr>,
     /// Path MTU.
     pub mtu: Option<u32>,
     /// TCP maximum segment size.
@@ -213,7 +226,7 @@ pub struct NewRoute {
 
 /// rtnetlink in one network namespace.
 #[derive(Debug)]
-pub struct RouteSocket(Socket);
+pub struct RouteSocket(pub(super) Socket);
 
 type Result<T> = std::result::Result<T, NetlinkError>;
 
@@ -230,6 +243,12 @@ impl RouteSocket {
             Err(error) if error.is(Errno::NODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// All links.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let answers = self.0.dump(&Message::new(RTM_GETLINK, 0, &link_header(0, 0, 0)))?;
+        Ok(answers.iter().filter_map(parse_link).collect())
     }
 
     /// The link of that index.
@@ -264,8 +283,11 @@ impl RouteSocket {
             None => message,
         };
         let message = Message::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0, 0))
-            .with_text(IFLA_IFNAME, pair.host_name)
-            .with_u32(IFLA_MASTER, pair.master);
+            .with_text(IFLA_IFNAME, pair.host_name);
+        let message = match pair.master {
+            Some(master) => message.with_u32(IFLA_MASTER, master),
+            None => message,
+        };
         self.0.execute(mtu(message).nest(IFLA_LINKINFO, |info| {
             info.with(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
                 data.nest(VETH_INFO_PEER, |peer| {
@@ -388,6 +410,9 @@ impl RouteSocket {
         if let Some(gateway) = route.gateway {
             message = message.with(RTA_GATEWAY, &octets(gateway));
         }
+        if let Some(source) = route.source {
+            message = message.with(RTA_PREFSRC, &octets(source));
+        }
         if let Some(priority) = route.priority {
             message = message.with_u32(RTA_PRIORITY, priority);
         }
@@ -405,6 +430,19 @@ impl RouteSocket {
             });
         }
         self.0.execute(message)
+    }
+
+    /// Removes the route to `dst` through a link that has no next hop: the one that comes with an address.
+    pub fn delete_link_route(&mut self, dst: IpNetwork, link: u32) -> Result<()> {
+        const RT_SCOPE_NOWHERE: u8 = 255;
+        let mut header = route_header(family(dst.address), dst.prefix, RT_TABLE_MAIN, RT_SCOPE_NOWHERE);
+        // Whoever made it, of whatever type.
+        (header[5], header[7]) = (0, 0);
+        self.0.execute(
+            Message::new(RTM_DELROUTE, 0, &header)
+                .with(RTA_DST, &octets(dst.network().address))
+                .with_u32(RTA_OIF, link),
+        )
     }
 
     /// Unicast routes of all tables, both families.
@@ -432,7 +470,7 @@ impl RouteSocket {
 }
 
 /// `struct ifinfomsg`
-fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+pub(super) fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -464,6 +502,7 @@ fn parse_link(answer: &Answer) -> Option<Link> {
         index: read_u32(answer.get(4..)?)?,
         up: flags & IFF_UP != 0,
         promiscuous: flags & IFF_PROMISC != 0,
+        all_multicast: flags & IFF_ALLMULTI != 0,
         ..Link::default()
     };
     for (kind, value) in attributes(answer.get(16..)?) {
@@ -471,6 +510,8 @@ fn parse_link(answer: &Answer) -> Option<Link> {
             IFLA_IFNAME => link.name = read_text(value),
             IFLA_ADDRESS => link.mac = Mac(value.try_into().unwrap_or_default()),
             IFLA_MTU => link.mtu = read_u32(value)?,
+            IFLA_TXQLEN => link.queue_length = read_u32(value)?,
+            IFLA_IFALIAS => link.alias = read_text(value),
             IFLA_MASTER => link.master = read_u32(value),
             IFLA_LINK => link.peer = read_u32(value),
             IFLA_OPERSTATE => link.running = value == [IF_OPER_UP],

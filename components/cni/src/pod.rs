@@ -1,4 +1,5 @@
-//! The pod's side of `bridge`: what happens, and is checked, inside its network namespace.
+//! The pod's side of a plugin that gives a pod an interface: what happens, and is checked, inside its network
+//! namespace. Shared by all plugins that make one.
 
 use crate::{
     announce::Announcer,
@@ -20,13 +21,13 @@ use std::{
 const DAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The pod's interface, found and brought up, with what is needed to announce its addresses later.
-pub(super) struct PodInterface {
-    pub(super) link: Link,
-    pub(super) announcer: Option<Announcer>,
+pub(crate) struct PodInterface {
+    pub(crate) link: Link,
+    pub(crate) announcer: Option<Announcer>,
 }
 
 /// Finds the interface; layer 2 brings it up unless told not to.
-pub(super) fn bring_up(netns: &NetNs, name: &str, leave_down: bool) -> Result<PodInterface, CniError> {
+pub(crate) fn bring_up(netns: &NetNs, name: &str, leave_down: bool) -> Result<PodInterface, CniError> {
     netns.enter(|| {
         let mut route = open()?;
         let link = find(&mut route, name)?;
@@ -38,7 +39,7 @@ pub(super) fn bring_up(netns: &NetNs, name: &str, leave_down: bool) -> Result<Po
 }
 
 /// Gives the interface its addresses and routes.
-pub(super) fn configure(
+pub(crate) fn configure(
     netns: &NetNs,
     name: &str,
     result: &CniResult,
@@ -84,6 +85,7 @@ fn new_routes(result: &CniResult, link: u32) -> Vec<NewRoute> {
             table: route.table,
             priority: route.priority,
             scope: route.scope,
+            source: None,
             mtu: route.mtu,
             advmss: route.advmss,
         })
@@ -143,7 +145,7 @@ fn settle(route: &mut RouteSocket, link: &Link) -> Result<(), CniError> {
 }
 
 /// Removes the interface, if it is there.
-pub(super) fn remove(netns: &NetNs, name: &str) -> Result<(), CniError> {
+pub(crate) fn remove(netns: &NetNs, name: &str) -> Result<(), CniError> {
     netns.enter(|| {
         let mut route = open()?;
         let Some(link) = route.link(name).map_err(|e| e.during(format_args!("looking for {name:?}")))? else {
@@ -157,7 +159,7 @@ pub(super) fn remove(netns: &NetNs, name: &str) -> Result<(), CniError> {
 }
 
 /// The interface has the addresses and routes of `result`. Returns it.
-pub(super) fn check(netns: &NetNs, name: &str, result: &CniResult) -> Result<Link, CniError> {
+pub(crate) fn check(netns: &NetNs, name: &str, result: &CniResult) -> Result<Link, CniError> {
     netns.enter(|| {
         let mut route = open()?;
         let link = find(&mut route, name)?;

@@ -26,22 +26,22 @@ fn owner(request: &Request) -> Owner {
     Owner::new(&request.network, &request.attachment)
 }
 
-pub(super) fn add(request: &Request, result: &CniResult) -> Result<(), CniError> {
+pub(crate) fn add(request: &Request, result: &CniResult) -> Result<(), CniError> {
     Firewall::open()?.replace(&[MASQUERADE], &owner(request), &rules(result))
 }
 
-pub(super) fn remove(request: &Request) -> Result<(), CniError> {
+pub(crate) fn remove(request: &Request) -> Result<(), CniError> {
     Firewall::open()?.remove(&[MASQUERADE], &owner(request))
 }
 
-pub(super) fn retain(request: &Request) -> Result<(), CniError> {
+pub(crate) fn retain(request: &Request) -> Result<(), CniError> {
     Firewall::open()?.retain(&[MASQUERADE], &request.network, &request.valid_attachments()?)
 }
 
-pub(super) fn check(request: &Request, result: &CniResult) -> Result<(), CniError> {
+pub(crate) fn check(request: &Request, result: &CniResult) -> Result<(), CniError> {
     Firewall::open()?.check(&[MASQUERADE], &owner(request), &rules(result))
 }
 
-pub(super) fn probe() -> Result<(), CniError> {
+pub(crate) fn probe() -> Result<(), CniError> {
     Firewall::open()?.probe()
 }

@@ -1,0 +1,223 @@
+//! The life of an attachment that is one interface in the pod: make it, ask the IPAM plugin, give it its addresses;
+//! and undo all of that. `macvlan`, `ipvlan`, `vlan`, `dummy`, `tap` and `host-device` differ in how the interface
+//! comes to be, and share the rest.
+
+use crate::{
+    delegate::Ipam,
+    netlink::route::{Link, RouteSocket},
+    netns::NetNs,
+    pod,
+    protocol::{
+        error::{CniError, Code},
+        request::{Command, Request},
+        result::{CniResult, Dns, Interface},
+    },
+};
+use serde::Deserialize;
+
+/// Settings that all these plugins have.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Shared {
+    ipam: IpamType,
+    dns: Dns,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct IpamType {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// What a plugin does with a configuration that names no IPAM plugin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WithoutIpam {
+    /// An error.
+    Refuse,
+    /// The interface is brought up, and has no addresses.
+    LayerTwo,
+    /// It gets the addresses of the plugin before it in the chain.
+    FromPrevious,
+}
+
+/// Where the name resolution in the result comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DnsFrom {
+    /// Always this plugin's configuration, also if that is empty.
+    Configuration,
+    /// The IPAM plugin.
+    Ipam,
+}
+
+impl Shared {
+    /// The IPAM plugin, if one is named.
+    pub(crate) fn ipam(&self, request: &Request) -> Result<Option<Ipam>, CniError> {
+        match self.ipam.kind.as_str() {
+            "" => Ok(None),
+            kind => Ipam::find(kind, request).map(Some),
+        }
+    }
+
+    /// This plugin's own name resolution.
+    pub(crate) fn dns(&self) -> &Dns {
+        &self.dns
+    }
+}
+
+/// ADD. `make` makes the interface in the pod, `unmake` removes it again if something later fails.
+pub(crate) fn add(
+    request: &Request,
+    without_ipam: WithoutIpam,
+    dns_from: DnsFrom,
+    make: impl FnOnce(&NetNs) -> Result<Link, CniError>,
+    unmake: impl FnOnce(&NetNs) -> Result<(), CniError>,
+) -> Result<CniResult, CniError> {
+    let shared: Shared = request.config()?;
+    let ipam = shared.ipam(request)?;
+    let previous = request.previous_result()?.filter(|result| !result.ips.is_empty());
+    match (without_ipam, &ipam, &previous) {
+        (_, Some(_), _) | (WithoutIpam::LayerTwo, ..) | (WithoutIpam::FromPrevious, _, Some(_)) => {}
+        _ => return Err(CniError::config("`ipam` is missing: this plugin needs one")),
+    }
+    let netns = NetNs::required(request.netns()?)?;
+    let link = make(&netns)?;
+    let given = match &ipam {
+        Some(ipam) => ipam.add(request).map(Some),
+        None => Ok(previous.filter(|_| without_ipam == WithoutIpam::FromPrevious)),
+    };
+    let outcome = given.and_then(|given| finish(request, &netns, &link, given));
+    match outcome {
+        Ok(mut result) => {
+            if dns_from == DnsFrom::Configuration {
+                result.dns = shared.dns;
+            }
+            Ok(result)
+        }
+        Err(error) => {
+            let undone = unmake(&netns);
+            let freed = ipam.map_or(Ok(()), |ipam| ipam.run(Command::Del, request));
+            for failure in [undone, freed].into_iter().filter_map(Result::err) {
+                eprintln!("undoing a failed ADD: {failure}");
+            }
+            Err(error)
+        }
+    }
+}
+
+fn finish(
+    request: &Request,
+    netns: &NetNs,
+    link: &Link,
+    given: Option<CniResult>,
+) -> Result<CniResult, CniError> {
+    let ifname = &request.attachment.ifname;
+    let sandbox = netns.path().display().to_string();
+    let interface = |link: &Link| Interface {
+        name: ifname.clone(),
+        mac: link.mac.to_string(),
+        sandbox,
+        ..Interface::default()
+    };
+    let Some(mut result) = given else {
+        let pod = pod::bring_up(netns, ifname, false)?;
+        return Ok(CniResult { interfaces: vec![interface(&pod.link)], ..CniResult::default() });
+    };
+    if result.ips.is_empty() {
+        return Err(CniError::internal("IPAM plugin returned missing IP config"));
+    }
+    for ip in &mut result.ips {
+        ip.interface = Some(0);
+    }
+    let pod = pod::configure(netns, ifname, &result, false)?;
+    if let Some(announcer) = &pod.announcer {
+        for ip in &result.ips {
+            // A neighbour that misses this finds out by itself, later.
+            let _ = announcer.announce(ip.address.address);
+        }
+    }
+    result.interfaces = vec![interface(link)];
+    Ok(result)
+}
+
+/// DEL: the interface first, for once its addresses are free another pod may have them.
+pub(crate) fn del(
+    request: &Request,
+    unmake: impl FnOnce(&NetNs) -> Result<(), CniError>,
+) -> Result<(), CniError> {
+    let shared: Shared = request.config()?;
+    if let Some(netns) = NetNs::if_present(request.netns.as_deref())? {
+        unmake(&netns)?;
+    }
+    shared.ipam(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Del, request))
+}
+
+/// Removes the pod's interface.
+pub(crate) fn remove(request: &Request) -> impl FnOnce(&NetNs) -> Result<(), CniError> {
+    let name = request.attachment.ifname.clone();
+    move |netns| pod::remove(netns, &name)
+}
+
+/// CHECK: the interface is as `prevResult` says, and of this `kind` unless that is `None`. Returns it.
+pub(crate) fn check(request: &Request, kind: Option<&str>) -> Result<Link, CniError> {
+    let shared: Shared = request.config()?;
+    let previous =
+        request.previous_result()?.ok_or_else(|| CniError::config("Required prevResult missing"))?;
+    if let Some(ipam) = shared.ipam(request)? {
+        ipam.run(Command::Check, request)?;
+    }
+    let netns = NetNs::required(request.netns()?)?;
+    let ifname = &request.attachment.ifname;
+    let sandbox = netns.path().display().to_string();
+    let ours = previous.interfaces.iter().position(|i| i.name == *ifname && i.sandbox == sandbox);
+    let ours = ours.ok_or_else(|| {
+        CniError::config(format!("prevResult has no interface {ifname} in sandbox {sandbox}"))
+    })?;
+    let mut expected = previous.clone();
+    expected.ips.retain(|ip| ip.interface.is_none_or(|index| index == ours));
+    let link = pod::check(&netns, ifname, &expected)?;
+    if let Some(kind) = kind
+        && link.kind != kind
+    {
+        return Err(CniError::internal(format!("Interface {ifname} is a {:?}, not a {kind}", link.kind)));
+    }
+    same_mac(&previous.interfaces[ours], &link)?;
+    Ok(link)
+}
+
+/// The link has the hardware address that the result says, if it says one.
+pub(crate) fn same_mac(reported: &Interface, found: &Link) -> Result<(), CniError> {
+    if reported.mac.is_empty() || reported.mac.eq_ignore_ascii_case(&found.mac.to_string()) {
+        return Ok(());
+    }
+    let Interface { name, mac, .. } = reported;
+    Err(CniError::internal(format!("Interface {name} Mac {mac} doesn't match current {}", found.mac)))
+}
+
+/// GC: interfaces go with their namespaces; what is left is the IPAM plugin's.
+pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
+    let shared: Shared = request.config()?;
+    shared.ipam(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Gc, request))
+}
+
+/// STATUS: the IPAM plugin's.
+pub(crate) fn status(request: &Request) -> Result<(), CniError> {
+    let shared: Shared = request.config()?;
+    shared
+        .ipam(request)
+        .map_err(|e| CniError { code: Code::NotAvailable, ..e })?
+        .map_or(Ok(()), |ipam| ipam.run(Command::Status, request))
+}
+
+/// Finds the pod's interface, from inside.
+pub(crate) fn find(route: &mut RouteSocket, name: &str) -> Result<Link, CniError> {
+    route
+        .link(name)
+        .map_err(|e| e.during(format_args!("looking for {name:?}")))?
+        .ok_or_else(|| CniError::internal(format!("Link not found: {name:?}")))
+}
+
+/// rtnetlink in the calling thread's namespace.
+pub(crate) fn open() -> Result<RouteSocket, CniError> {
+    RouteSocket::open().map_err(|e| e.during("opening rtnetlink"))
+}

@@ -1,0 +1,361 @@
+//! `tuning`: kernel parameters of the pod's network namespace and settings of its interface. Chained after the plugin
+//! that makes the interface.
+//!
+//! What the interface was like before is kept in `<dataDir>/<container id>_<ifname>.json`, in the reference plugin's
+//! form, for an interface that outlives the pod (`host-device`).
+
+use crate::{
+    interface,
+    netlink::route::{Link, Mac, RouteSocket},
+    netns::NetNs,
+    protocol::{
+        error::{CniError, Code},
+        request::Request,
+        result::{CniResult, pretty},
+    },
+    sysctl,
+};
+use regex_lite::Regex;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+
+const DATA_DIR: &str = "/run/cni/tuning";
+const ALLOW_LIST: &str = "/etc/cni/tuning/allowlist.conf";
+
+/// Settings as the configuration has them, and `args.cni` once more.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Settings {
+    sysctl: BTreeMap<String, String>,
+    mac: Option<String>,
+    promisc: Option<bool>,
+    mtu: Option<i64>,
+    allmulti: Option<bool>,
+    #[serde(rename = "txQLen")]
+    queue_length: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Document {
+    data_dir: String,
+    runtime_config: Runtime,
+    args: Args,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Runtime {
+    mac: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Args {
+    cni: Settings,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct TuningConfig {
+    /// Path below `/proc/sys` and value.
+    sysctl: BTreeMap<String, String>,
+    state: LinkState,
+    backup: PathBuf,
+}
+
+/// Settings of a link: those wanted, or those it had.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct LinkState {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promisc: Option<bool>,
+    #[serde(skip_serializing_if = "is_zero")]
+    mtu: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allmulti: Option<bool>,
+    #[serde(rename = "txQLen", skip_serializing_if = "Option::is_none")]
+    queue_length: Option<u32>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl TuningConfig {
+    fn load(request: &Request) -> Result<Self, CniError> {
+        let document: Document = request.config()?;
+        let mut settings: Settings = request.config()?;
+        let given = document.args.cni;
+        settings.sysctl.extend(given.sysctl);
+        let runtime = Some(document.runtime_config.mac).filter(|mac| !mac.is_empty());
+        let environment = request.arg("MAC").filter(|mac| !mac.is_empty()).map(str::to_owned);
+        let mac = given.mac.or(runtime).or(environment).or(settings.mac).unwrap_or_default();
+        if !mac.is_empty() {
+            mac.parse::<Mac>().map_err(|e| CniError::config(format!("invalid args {mac:?} for MAC: {e}")))?;
+        }
+        let number = |key: &str, value: i64| {
+            u32::try_from(value).map_err(|_| CniError::config(format!("`{key}` {value} is out of range")))
+        };
+        let ifname = &request.attachment.ifname;
+        let sysctl = settings
+            .sysctl
+            .into_iter()
+            .map(|(key, value)| Ok((parameter(&key, ifname)?, value)))
+            .collect::<Result<_, CniError>>()?;
+        let directory = Some(document.data_dir).filter(|d| !d.is_empty()).unwrap_or_else(|| DATA_DIR.into());
+        let file = format!("{}_{ifname}.json", request.attachment.container_id);
+        Ok(Self {
+            sysctl,
+            state: LinkState {
+                mac,
+                // Like the reference, `false` is the same as not asked for.
+                promisc: given.promisc.or(settings.promisc).filter(|on| *on),
+                mtu: number("mtu", given.mtu.or(settings.mtu).unwrap_or(0))?,
+                allmulti: given.allmulti.or(settings.allmulti),
+                queue_length: given
+                    .queue_length
+                    .or(settings.queue_length)
+                    .map(|length| number("txQLen", length))
+                    .transpose()?,
+            },
+            backup: PathBuf::from(directory).join(file),
+        })
+    }
+}
+
+/// `net.ipv4.conf.IFNAME.arp_filter`, dots or slashes, as a path below `/proc/sys`.
+fn parameter(key: &str, ifname: &str) -> Result<String, CniError> {
+    // Like sysctl(8): the first separator says which it is, and the other is part of a name.
+    let slashes = key.find(['.', '/']).is_some_and(|at| key.as_bytes()[at] == b'/');
+    let parts: Vec<String> = if slashes {
+        key.split('/').map(str::to_owned).collect()
+    } else {
+        key.split('.').map(|part| part.replace('/', ".")).collect()
+    };
+    let sound = parts.len() > 1
+        && parts[0] == "net"
+        && parts.iter().all(|part| !part.is_empty() && part != "." && part != "..");
+    if !sound {
+        return Err(CniError::config(format!("invalid net sysctl key: {key:?}")));
+    }
+    Ok(parts.join("/").replace("IFNAME", ifname))
+}
+
+/// Every key is allowed by the node's list, if it has one.
+fn allowed(request: &Request) -> Result<(), CniError> {
+    let list = match fs::read_to_string(ALLOW_LIST) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CniError::io("reading", ALLOW_LIST.as_ref(), &error)),
+    };
+    let document: Document = request.config()?;
+    let settings: Settings = request.config()?;
+    let keys = settings.sysctl.keys().chain(document.args.cni.sysctl.keys());
+    matches_list(&list, keys.map(String::as_str))
+}
+
+fn matches_list<'a>(list: &str, keys: impl Iterator<Item = &'a str>) -> Result<(), CniError> {
+    let patterns = list
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            Regex::new(line).map_err(|e| CniError::config(format!("{ALLOW_LIST}: pattern {line:?}: {e}")))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    for key in keys {
+        if !patterns.iter().any(|pattern| pattern.is_match(key)) {
+            return Err(CniError::config(format!("Sysctl {key} is not allowed"))
+                .details(format!("{ALLOW_LIST} lists those that are")));
+        }
+    }
+    Ok(())
+}
+
+/// Sets everything; the result is `prevResult`, with the new hardware address.
+pub fn add(request: &Request) -> Result<CniResult, CniError> {
+    let config = TuningConfig::load(request)?;
+    allowed(request)?;
+    let mut result =
+        request.previous_result()?.ok_or_else(|| CniError::config("Required prevResult missing"))?;
+    let netns = NetNs::required(request.netns()?)?;
+    let ifname = &request.attachment.ifname;
+    netns.enter(|| {
+        for (parameter, value) in &config.sysctl {
+            sysctl::ensure(parameter, value)
+                .map_err(|e| CniError::new(Code::Io, format!("setting {parameter} to {value:?}: {e}")))?;
+        }
+        if config.state == LinkState::default() {
+            return Ok(());
+        }
+        let mut route = interface::open()?;
+        let link = interface::find(&mut route, ifname)?;
+        let before = current(&link, &config.state);
+        save(&config, &before)?;
+        apply(&mut route, &link, &config.state).inspect_err(|_| {
+            // Half a change is none: the interface is put back as it was.
+            let _ = apply(&mut route, &link, &before);
+            let _ = fs::remove_file(&config.backup);
+        })
+    })?;
+    if !config.state.mac.is_empty() {
+        let sandbox = netns.path().display().to_string();
+        for interface in result.interfaces.iter_mut().filter(|i| i.name == *ifname && i.sandbox == sandbox) {
+            interface.mac.clone_from(&config.state.mac);
+        }
+    }
+    Ok(result)
+}
+
+/// What `link` has, of what `wanted` is going to change.
+fn current(link: &Link, wanted: &LinkState) -> LinkState {
+    LinkState {
+        mac: if wanted.mac.is_empty() { String::new() } else { link.mac.to_string() },
+        promisc: wanted.promisc.map(|_| link.promiscuous),
+        mtu: if wanted.mtu == 0 { 0 } else { link.mtu },
+        allmulti: wanted.allmulti.map(|_| link.all_multicast),
+        queue_length: wanted.queue_length.map(|_| link.queue_length),
+    }
+}
+
+fn apply(route: &mut RouteSocket, link: &Link, state: &LinkState) -> Result<(), CniError> {
+    let (index, name) = (link.index, &link.name);
+    let during = |what: &str| format!("setting {what} of {name:?}");
+    if let Ok(mac) = state.mac.parse::<Mac>()
+        && mac != link.mac
+    {
+        // Some drivers change it only while they are down.
+        route.set_up(index, false).map_err(|e| e.during(during("down")))?;
+        let changed = route.set_mac(index, mac);
+        if link.up {
+            route.set_up(index, true).map_err(|e| e.during(during("up")))?;
+        }
+        changed.map_err(|e| e.during(during("the hardware address")))?;
+    }
+    if let Some(on) = state.promisc {
+        route.set_promiscuous(index, on).map_err(|e| e.during(during("promiscuous mode")))?;
+    }
+    if state.mtu > 0 {
+        route.set_mtu(index, state.mtu).map_err(|e| e.during(during("the MTU")))?;
+    }
+    if let Some(on) = state.allmulti {
+        route.set_all_multicast(index, on).map_err(|e| e.during(during("all-multicast mode")))?;
+    }
+    if let Some(length) = state.queue_length {
+        route.set_queue_length(index, length).map_err(|e| e.during(during("the transmit queue")))?;
+    }
+    Ok(())
+}
+
+fn save(config: &TuningConfig, before: &LinkState) -> Result<(), CniError> {
+    let failed = |e: io::Error| CniError::io("writing", &config.backup, &e);
+    if let Some(directory) = config.backup.parent() {
+        fs::create_dir_all(directory).map_err(failed)?;
+    }
+    fs::write(&config.backup, pretty(before)).map_err(failed)
+}
+
+/// Puts the interface back as it was, if it still is there.
+pub fn del(request: &Request) -> Result<(), CniError> {
+    let config = TuningConfig::load(request)?;
+    let text = match fs::read(&config.backup) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CniError::io("reading", &config.backup, &error)),
+    };
+    // A file cut short by a crash says nothing worth restoring.
+    let before = serde_json::from_slice::<LinkState>(&text).unwrap_or_default();
+    if let Some(netns) = NetNs::if_present(request.netns.as_deref())? {
+        netns.enter(|| {
+            let mut route = interface::open()?;
+            let link = route
+                .link(&request.attachment.ifname)
+                .map_err(|e| e.during(format_args!("looking for {:?}", request.attachment.ifname)))?;
+            link.map_or(Ok(()), |link| apply(&mut route, &link, &before))
+        })?;
+    }
+    match fs::remove_file(&config.backup) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CniError::io("removing", &config.backup, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Everything still is as it was set.
+pub fn check(request: &Request) -> Result<(), CniError> {
+    let config = TuningConfig::load(request)?;
+    request.previous_result()?.ok_or_else(|| CniError::config("Required prevResult missing"))?;
+    let ifname = &request.attachment.ifname;
+    NetNs::required(request.netns()?)?.enter(|| {
+        for (parameter, wanted) in &config.sysctl {
+            let found = sysctl::read(parameter)
+                .map_err(|e| CniError::new(Code::Io, format!("reading {parameter}: {e}")))?;
+            // Parameters with several numbers are shown with tabs between them.
+            if !found.split_whitespace().eq(wanted.split_whitespace()) {
+                return Err(CniError::internal(format!(
+                    "Error: Tuning configured value of {parameter} is {wanted}, current value is {found}"
+                )));
+            }
+        }
+        if config.state == LinkState::default() {
+            return Ok(());
+        }
+        let link = interface::find(&mut interface::open()?, ifname)?;
+        let mut wanted = config.state.clone();
+        wanted.mac.make_ascii_lowercase();
+        let found = current(&link, &wanted);
+        if found == wanted {
+            return Ok(());
+        }
+        let shown = |state: &LinkState| serde_json::to_string(state).unwrap_or_default();
+        Err(CniError::internal(format!(
+            "Error: Tuning configured {} of {ifname}, current is {}",
+            shown(&wanted),
+            shown(&found)
+        )))
+    })
+}
+
+/// The configuration is good and allowed.
+pub fn status(request: &Request) -> Result<(), CniError> {
+    TuningConfig::load(request)?;
+    allowed(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_stay_below_net() {
+        for (key, path) in [
+            ("net.ipv4.conf.IFNAME.arp_filter", "net/ipv4/conf/eth0.5/arp_filter"),
+            ("net/ipv4/conf/IFNAME/arp_filter", "net/ipv4/conf/eth0.5/arp_filter"),
+            ("net.ipv4.conf.a/b.arp_filter", "net/ipv4/conf/a.b/arp_filter"),
+            ("net/ipv4/conf/a.b/arp_filter", "net/ipv4/conf/a.b/arp_filter"),
+        ] {
+            assert_eq!(parameter(key, "eth0.5").unwrap(), path, "{key}");
+        }
+        for key in ["", "net", "kernel.hostname", "net/../kernel/hostname", "net..x", "/net/x", "net.//.x"] {
+            assert_eq!(parameter(key, "eth0").unwrap_err().code, Code::InvalidConfig, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_list_allows_what_a_line_matches() {
+        let list = "^net.ipv4.conf.IFNAME.[a-z_]*$\n\n  ^net.core.somaxconn$\n";
+        assert!(
+            matches_list(list, ["net.core.somaxconn", "net.ipv4.conf.IFNAME.arp_filter"].into_iter()).is_ok()
+        );
+        for (list, key) in [(list, "net.ipv4.ip_forward"), ("", "net.core.somaxconn"), ("(", "net.x")] {
+            assert_eq!(
+                matches_list(list, [key].into_iter()).unwrap_err().code,
+                Code::InvalidConfig,
+                "{list}"
+            );
+        }
+    }
+}
