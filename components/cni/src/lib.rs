@@ -10,10 +10,11 @@
 //! - [`loopback`], [`bridge`], [`ptp`], [`macvlan`], [`ipvlan`], [`vlan`], [`dummy`], [`tap`], [`host_device`]: plugins
 //!   that give a pod an interface. `interface` is the life that most of them share.
 //! - [`host_local`], [`static_ipam`]: plugins that give it addresses.
-//! - [`portmap`], [`tuning`]: plugins chained after those.
+//! - [`portmap`], [`bandwidth`], [`tuning`]: plugins chained after those.
 //! - [`firewall`]: the one nf_tables table that all rules are in.
 
 pub mod announce;
+pub mod bandwidth;
 pub mod bridge;
 pub mod delegate;
 pub mod dummy;

@@ -1,7 +1,7 @@
 //! Which plugin, and one run of it from environment and stdin to stdout and exit status.
 
 use crate::{
-    bridge, dummy, host_device, host_local, interface, ipvlan, loopback, macvlan, portmap,
+    bandwidth, bridge, dummy, host_device, host_local, interface, ipvlan, loopback, macvlan, portmap,
     protocol::{
         error::{CniError, Code},
         request::{Command, Environment, Request, answer_version},
@@ -42,6 +42,8 @@ pub enum Plugin {
     Static,
     /// Host ports forwarded into the pod.
     Portmap,
+    /// Limits on what the pod receives and sends.
+    Bandwidth,
     /// Kernel parameters and settings of the interface.
     Tuning,
 }
@@ -59,7 +61,7 @@ pub(crate) type Operation = fn(&Request) -> Result<(), CniError>;
 
 impl Plugin {
     /// All, in the order they are linked.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Loopback,
         Self::Bridge,
         Self::Ptp,
@@ -72,6 +74,7 @@ impl Plugin {
         Self::HostLocal,
         Self::Static,
         Self::Portmap,
+        Self::Bandwidth,
         Self::Tuning,
     ];
 
@@ -90,6 +93,7 @@ impl Plugin {
             Self::HostLocal => "host-local",
             Self::Static => "static",
             Self::Portmap => "portmap",
+            Self::Bandwidth => "bandwidth",
             Self::Tuning => "tuning",
         }
     }
@@ -130,6 +134,7 @@ impl Plugin {
             Self::HostLocal => operations!(host_local),
             Self::Static => operations!(static_ipam, nothing, static_ipam::status),
             Self::Portmap => operations!(portmap),
+            Self::Bandwidth => operations!(bandwidth, nothing, bandwidth::status),
             Self::Tuning => operations!(tuning, nothing, tuning::status),
         }
     }

@@ -226,13 +226,8 @@ fn apply(route: &mut RouteSocket, link: &Link, state: &LinkState) -> Result<(), 
     if let Ok(mac) = state.mac.parse::<Mac>()
         && mac != link.mac
     {
-        // Some drivers change it only while they are down.
-        route.set_up(index, false).map_err(|e| e.during(during("down")))?;
-        let changed = route.set_mac(index, mac);
-        if link.up {
-            route.set_up(index, true).map_err(|e| e.during(during("up")))?;
-        }
-        changed.map_err(|e| e.during(during("the hardware address")))?;
+        // Without taking it down, which would cost the pod its routes.
+        route.set_mac(index, mac).map_err(|e| e.during(during("the hardware address")))?;
     }
     if let Some(on) = state.promisc {
         route.set_promiscuous(index, on).map_err(|e| e.during(during("promiscuous mode")))?;

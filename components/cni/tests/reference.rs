@@ -11,8 +11,10 @@ use std::path::Path;
 fn without_chance(mut result: Value, pod: &Namespace) -> Value {
     for interface in result["interfaces"].as_array_mut().into_iter().flatten() {
         interface["mac"] = json!("");
-        if interface["name"].as_str().unwrap().starts_with("veth") {
-            interface["name"] = json!("veth");
+        for prefix in ["veth", "bwp"] {
+            if interface["name"].as_str().unwrap().starts_with(prefix) {
+                interface["name"] = json!(prefix);
+            }
         }
         if interface["sandbox"] == json!(pod.path()) {
             interface["sandbox"] = json!("pod");
@@ -40,8 +42,9 @@ fn state(namespace: &Namespace) -> Value {
             .map(|a| pick(a, &["family", "local", "prefixlen", "broadcast", "scope"]))
             .collect();
         own.sort_by_key(Value::to_string);
-        links.push(json!({"name": if name.starts_with("veth") { "veth" } else { name }, "addresses": own,
-            "mtu": link["mtu"], "up": link["flags"].as_array().unwrap().contains(&"UP".into()),
+        let name = ["veth", "bwp"].into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or(name);
+        links.push(json!({"name": name, "addresses": own,
+            "mtu": link["mtu"], "mode": link["linkinfo"]["info_data"]["mode"], "vlan": link["linkinfo"]["info_data"]["id"], "up": link["flags"].as_array().unwrap().contains(&"UP".into()),
             "kind": link["linkinfo"]["info_kind"], "master": link["master"],
             "hairpin": link["linkinfo"]["info_slave_data"]["hairpin"], "promisc": link["promiscuity"]}));
     }
@@ -49,12 +52,38 @@ fn state(namespace: &Namespace) -> Value {
     for family in ["-4", "-6"] {
         for route in namespace.ip_json(&format!("{family} route show")).as_array().unwrap() {
             if route["dst"] != "fe80::/64" {
-                routes.push(pick(route, &["dst", "gateway", "dev", "scope", "metric"]));
+                let mut route = route.clone();
+                if route["dev"].as_str().is_some_and(|device| device.starts_with("veth")) {
+                    route["dev"] = json!("veth");
+                }
+                routes.push(pick(&route, &["dst", "gateway", "dev", "scope", "metric"]));
             }
         }
     }
     routes.sort_by_key(Value::to_string);
-    json!({"links": links, "routes": routes})
+    json!({"links": links, "routes": routes, "queues": queues(namespace)})
+}
+
+/// Token buckets and what feeds them, as far as there is a `tc` program to show them.
+fn queues(namespace: &Namespace) -> Vec<Value> {
+    let Ok(output) = namespace.command("tc").args(["-j", "qdisc", "show"]).output() else {
+        return Vec::new();
+    };
+    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let wanted = |q: &&Value| q["kind"] == "tbf" || q["kind"] == "ingress";
+    let shown = |q: &Value| {
+        json!([
+            q["kind"],
+            q["handle"],
+            q["options"]["rate"],
+            q["options"]["burst"],
+            q["options"]["lat"],
+            q["options"]["limit"]
+        ])
+    };
+    let mut queues: Vec<Value> = all.iter().filter(wanted).map(shown).collect();
+    queues.sort_by_key(Value::to_string);
+    queues
 }
 
 fn both(chain: impl Fn(&Host) -> Vec<Value>, label: &str) {
@@ -70,19 +99,38 @@ fn both(chain: impl Fn(&Host) -> Vec<Value>, label: &str) {
             configs.push(config);
         }
         let made = json!({"result": without_chance(previous.clone(), &pod), "pod": state(&pod), "host": state(&host.netns)});
-        for config in configs.iter().rev() {
+        for config in &configs {
             // Ours only: CHECK of the reference plugins fails on some of what their own ADD makes.
             if host.is_ours() && !config["cniVersion"].as_str().unwrap().starts_with("0.3") {
                 assert_eq!(host.check(config, &pod, &previous), "", "{label}");
             }
+        }
+        for config in configs.iter().rev() {
             host.del(config, &pod);
         }
         (made, json!({"pod": state(&pod), "host": state(&host.netns), "left": host.reservations()}))
     });
     let [(ours, our_rest), (theirs, their_rest)] = outcomes;
+    assert_eq!(difference(&ours, &theirs), "", "{label}, after ADD");
+    assert_eq!(difference(&our_rest, &their_rest), "", "{label}, after DEL");
+}
+
+/// Lines of the documents that are not in both, or nothing if they are equal.
+fn difference(ours: &Value, theirs: &Value) -> String {
     let show = |v: &Value| serde_json::to_string_pretty(v).unwrap();
-    assert_eq!(show(&ours), show(&theirs), "{label}, after ADD");
-    assert_eq!(show(&our_rest), show(&their_rest), "{label}, after DEL");
+    let (ours, theirs) = (show(ours), show(theirs));
+    if ours == theirs {
+        return String::new();
+    }
+    let only = |a: &str, b: &str, whose: &str| -> String {
+        let other: Vec<&str> = b.lines().collect();
+        a.lines()
+            .filter(|line| !other.contains(line))
+            .map(|line| format!("{whose}: {}\n", line.trim()))
+            .collect()
+    };
+    let lines = only(&ours, &theirs, "ours") + &only(&theirs, &ours, "theirs");
+    if lines.is_empty() { format!("{ours}\n{theirs}") } else { lines }
 }
 
 #[test]
@@ -108,6 +156,93 @@ fn results_and_kernel_state_agree() {
         both(|host| vec![host.network(settings.clone())], &settings.to_string());
     }
     both(|_| vec![json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"})], "loopback");
+}
+
+/// A link of that kind can be made on this kernel.
+fn has_kind(kind: &str) -> bool {
+    let probe = Namespace::new("probe");
+    probe.ip("link add parent0 type veth peer name parent1");
+    let made = match kind {
+        "macvlan" | "ipvlan" => probe.ip_succeeds(&format!("link add link parent0 name probe0 type {kind}")),
+        "vlan" => probe.ip_succeeds("link add link parent0 name probe0 type vlan id 5"),
+        _ => probe.ip_succeeds(&format!("link add name probe0 type {kind}")),
+    };
+    if !made {
+        println!("skipped in part: this kernel has no {kind}");
+    }
+    made
+}
+
+/// A network whose pods have an interface on the host's `uplink`.
+fn on_uplink(host: &Host, kind: &str, settings: &Value) -> Value {
+    host.netns.ip("link add uplink type veth peer name wire");
+    host.netns.ip("link set uplink up");
+    host.netns.ip("link set wire up");
+    let mut network = host.network(json!({"type": kind, "master": "uplink"}));
+    for key in ["bridge", "isDefaultGateway", "hairpinMode"] {
+        network.as_object_mut().unwrap().remove(key);
+    }
+    lab::merge(&mut network, settings.clone());
+    network
+}
+
+#[test]
+fn interfaces_without_a_bridge_agree() {
+    need_lab!();
+    if !Path::new(GO_PLUGINS).join("ptp").exists() {
+        println!("skipped: no reference plugins in {GO_PLUGINS} (package containernetworking-plugins)");
+        return;
+    }
+    let default = json!({"ipam": {"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}});
+    for settings in [json!({}), json!({"mtu": 1300}), default.clone()] {
+        both(
+            |host| {
+                let mut network = host.network(json!({"type": "ptp"}));
+                lab::merge(&mut network, settings.clone());
+                vec![network]
+            },
+            &format!("ptp {settings}"),
+        );
+    }
+    for (kind, settings) in [
+        ("macvlan", json!({})),
+        ("macvlan", json!({"mode": "private", "mtu": 1300})),
+        ("macvlan", default.clone()),
+        (
+            "macvlan",
+            json!({"mode": "vepa", "ipam": {"type": "static", "addresses": [{"address": "10.4.0.9/24", "gateway": "10.4.0.1"}], "dns": {"nameservers": ["192.0.2.53"]}}}),
+        ),
+        ("ipvlan", json!({})),
+        ("ipvlan", json!({"mode": "l3", "mtu": 1300})),
+        ("vlan", json!({"vlanId": 100})),
+        ("vlan", json!({"vlanId": 5, "mtu": 1300, "cniVersion": "0.3.1"})),
+        ("host-device", json!({"device": "uplink"})),
+    ] {
+        if kind != "host-device" && !has_kind(kind) {
+            continue;
+        }
+        both(|host| vec![on_uplink(host, kind, &settings)], &format!("{kind} {settings}"));
+    }
+}
+
+#[test]
+fn tuning_agrees() {
+    need_lab!();
+    if !Path::new(GO_PLUGINS).join("tuning").exists() {
+        println!("skipped: no reference plugins in {GO_PLUGINS} (package containernetworking-plugins)");
+        return;
+    }
+    both(
+        |host| {
+            let tuning = json!({
+                "cniVersion": "1.0.0", "name": "pods", "type": "tuning", "mac": "02:00:00:00:00:77", "mtu": 1280,
+                "promisc": true, "dataDir": host.directory.path().join("tuning"),
+                "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}
+            });
+            vec![host.network(json!({})), tuning]
+        },
+        "tuning",
+    );
 }
 
 #[test]
@@ -154,4 +289,32 @@ fn either_takes_over_from_the_other() {
     ours.cni("DEL", &config, "b", nowhere).unwrap();
     theirs.cni("CHECK", &config, "c", nowhere).unwrap();
     assert_eq!(ours.reservations(), ["10.77.0.4", "fd77::4"]);
+}
+
+#[test]
+fn bandwidth_agrees() {
+    need_lab!();
+    if !Path::new(GO_PLUGINS).join("bandwidth").exists() {
+        println!("skipped: no reference plugins in {GO_PLUGINS} (package containernetworking-plugins)");
+        return;
+    }
+    if !has_kind("ifb") {
+        return;
+    }
+    let (received, sent) = (
+        json!({"ingressRate": 100_000_000, "ingressBurst": 8_000_000}),
+        json!({"egressRate": 1_000_000, "egressBurst": 800_000}),
+    );
+    let mut each = received.clone();
+    lab::merge(&mut each, sent.clone());
+    for limits in [received, sent, each] {
+        both(
+            |host| {
+                let runtime = json!({"bandwidth": limits});
+                let limit = json!({"cniVersion": "1.0.0", "name": "pods", "type": "bandwidth", "runtimeConfig": runtime});
+                vec![host.network(json!({})), limit]
+            },
+            &limits.to_string(),
+        );
+    }
 }

@@ -32,7 +32,8 @@ pub(super) const CHECKS: &[ProfileCheck] = &[
 ];
 
 /// The plugins in `components/cni` that can stand first in a network: those that make an interface.
-const INTERFACES: &[&str] = &["bridge", "loopback"];
+const INTERFACES: &[&str] =
+    &["bridge", "dummy", "host-device", "ipvlan", "loopback", "macvlan", "ptp", "tap", "vlan"];
 
 fn plugins(resolved: &Resolved) -> Vec<Finding> {
     let network = &resolved.profile.network;

@@ -13,3 +13,4 @@ pub mod nftables;
 pub mod route;
 pub mod socket;
 pub(crate) mod sys;
+pub mod traffic;

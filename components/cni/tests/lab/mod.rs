@@ -278,7 +278,8 @@ pub(crate) fn addresses(result: &Value) -> Vec<String> {
     ips.iter().map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned()).collect()
 }
 
-fn merge(into: &mut Value, from: Value) {
+/// Puts `from` over `into`, object by object.
+pub(crate) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
