@@ -78,7 +78,8 @@ fn no_address_is_given_twice_and_none_is_lost() {
                 for round in 0..ROUNDS {
                     let id = format!("c{worker}-{round}");
                     let mut pause = || {
-                        (next(&mut random) % 3 == 0)
+                        next(&mut random)
+                            .is_multiple_of(3)
                             .then(|| Duration::from_micros(next(&mut random) % 30_000))
                     };
                     let (kill_add, kill_del) = (pause(), pause());
