@@ -285,6 +285,39 @@ fn container(name: &str, script: &str) -> cri::ContainerConfig {
     }
 }
 
+/// Containers that must be refused, each with a word of the reason.
+fn unfit() -> Vec<(&'static str, cri::ContainerConfig)> {
+    let with = |change: fn(&mut cri::ContainerConfig)| {
+        let mut config = container("unfit", "true");
+        change(&mut config);
+        config
+    };
+    vec![
+        (
+            "CDI",
+            with(|config| config.cdi_devices = vec![cri::CdiDevice { name: "vendor.com/class=one".into() }]),
+        ),
+        ("CDI", with(|config| drop(config.annotations.insert("cdi.k8s.io/x".into(), "v.com/c=1".into())))),
+        (
+            "permissions",
+            with(|config| {
+                config.devices = vec![cri::Device {
+                    container_path: "/dev/null".into(),
+                    host_path: "/dev/null".into(),
+                    permissions: "rwx".into(),
+                }];
+            }),
+        ),
+        (
+            "unified",
+            with(|config| {
+                let resources = config.linux.as_mut().unwrap().resources.as_mut().unwrap();
+                resources.unified.insert("../memory.max".into(), "1".into());
+            }),
+        ),
+    ]
+}
+
 async fn create(client: &mut Client, pod: &str, config: cri::ContainerConfig) -> String {
     let request = cri::CreateContainerRequest {
         pod_sandbox_id: pod.into(),
@@ -361,6 +394,26 @@ async fn a_pod_lives_and_leaves_nothing() {
         let network = sandbox.network.unwrap();
         assert!(network.ip.starts_with("10.199.7."), "{network:?}");
         assert_eq!(network.additional_ips.len(), 1);
+    }
+
+    // What would change the node, or cannot be given, is refused and leaves nothing.
+    for sysctl in ["kernel.panic", "net/../kernel/panic"] {
+        let mut config = node.sandbox("refused");
+        config.linux.as_mut().unwrap().sysctls.insert(sysctl.into(), "1".into());
+        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        let refusal = client.run_pod_sandbox(request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{sysctl}: {refusal}");
+        assert!(refusal.message().contains(sysctl), "{refusal}");
+    }
+    for (word, config) in unfit() {
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: pod.clone(),
+            config: Some(config),
+            ..Default::default()
+        };
+        let refusal = client.create_container(request).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{word}: {refusal}");
+        assert!(refusal.message().contains(word), "{word}: {refusal}");
     }
 
     // A container that talks and ends.

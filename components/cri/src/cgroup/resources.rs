@@ -98,6 +98,22 @@ impl Resources {
         self.unified.extend(update.unified.clone());
     }
 
+    /// What is wrong with them, if anything is, in words for the one who asked: `unified` names files of cgroup v2, and
+    /// of the container's own cgroup only.
+    pub fn check(&self, layout: Layout) -> Result<(), String> {
+        if let Some(file) = self.unified.keys().next().filter(|_| layout == Layout::PerController) {
+            return Err(format!("unified resource {file} needs cgroup v2, and this node has cgroup v1"));
+        }
+        let plain = |name: &str| !name.is_empty() && !name.contains(['/', '\0']);
+        if let Some(file) = self.unified.keys().find(|file| !plain(file) || !file.contains('.')) {
+            return Err(format!("unified resource `{file}` is not a cgroup file, such as memory.high"));
+        }
+        if let Some(size) = self.hugepages.keys().find(|size| !plain(size)) {
+            return Err(format!("`{size}` is not a huge page size, such as 2MB"));
+        }
+        Ok(())
+    }
+
     /// Files to write, in order: controller, file, value.
     fn writes(&self, layout: Layout) -> Vec<(&'static str, String, String)> {
         match layout {
@@ -231,6 +247,21 @@ mod tests {
                 "memory.memsw.limit_in_bytes=100663296"
             ]
         );
+    }
+
+    #[test]
+    fn files_outside_the_cgroup_are_refused() {
+        let unified = |file: &str| Resources {
+            unified: BTreeMap::from([(file.to_owned(), "1".to_owned())]),
+            ..Resources::default()
+        };
+        assert!(unified("memory.high").check(Layout::Unified).is_ok());
+        assert!(unified("memory.high").check(Layout::PerController).unwrap_err().contains("cgroup v1"));
+        for file in ["../memory.max", "/etc/x.y", "", "nodot"] {
+            assert!(unified(file).check(Layout::Unified).is_err(), "{file}");
+        }
+        let pages = Resources { hugepages: BTreeMap::from([("../x".to_owned(), 0)]), ..Resources::default() };
+        assert!(pages.check(Layout::Unified).is_err());
     }
 
     #[test]

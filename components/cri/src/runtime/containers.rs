@@ -5,7 +5,7 @@ use super::{
     state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
 };
 use crate::{
-    cgroup::{Cgroup, Resources},
+    cgroup::{Cgroup, Resources, layout},
     image::Image,
     protocol::{ExecSync, Exit, Reply, Request, Start},
     record,
@@ -89,6 +89,9 @@ impl Runtime {
         snapshot.mount(&self.inner.images.layers(image)).map_err(fault)?;
 
         let linux = config.linux.as_ref();
+        let resources =
+            linux.and_then(|linux| linux.resources.as_ref()).map(Resources::from).unwrap_or_default();
+        resources.check(layout()).map_err(RuntimeError::Invalid)?;
         let options = linux
             .and_then(|linux| linux.security_context.as_ref())
             .and_then(|security| security.namespace_options.clone())
@@ -135,10 +138,7 @@ impl Runtime {
             stop_signal: stop_signal(config, image),
             log,
             cgroup,
-            resources: linux
-                .and_then(|linux| linux.resources.as_ref())
-                .map(Resources::from)
-                .unwrap_or_default(),
+            resources,
             user: (0, 0, Vec::new()),
             shares_pids,
         };

@@ -11,6 +11,7 @@ use crate::{
     protocol::{self, Event, Exit, PodSetup, Request, SetupOutcome},
     record,
     shim::sandbox,
+    spec::{OwnNamespaces, sysctl_path},
 };
 use cairn_contract::cri;
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, sync::Arc, time::Duration};
@@ -55,6 +56,7 @@ impl Runtime {
             attachment: None,
             addresses: Vec::new(),
         };
+        check_sysctls(&record)?;
         let options = record.namespaces();
         if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
             return invalid("user namespaces are not supported by this runtime yet");
@@ -320,6 +322,17 @@ impl Runtime {
         }
         lock(&self.inner.pods).remove(id);
     }
+}
+
+/// Refuses kernel parameters that are the node's.
+fn check_sysctls(record: &PodRecord) -> Result<(), RuntimeError> {
+    let own_network = !record.node_network();
+    let own = OwnNamespaces { network: own_network, ipc: !record.node_ipc(), uts: own_network };
+    let linux = record.config.linux.iter();
+    for name in linux.flat_map(|linux| linux.sysctls.keys()) {
+        sysctl_path(name, own).map_err(|error| RuntimeError::Invalid(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// What the shim is to make.

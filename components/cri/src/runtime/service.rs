@@ -1,7 +1,10 @@
 //! RuntimeService of CRI: each call unpacked, passed on, and its result packed.
 
 use super::{Runtime, RuntimeError, convert, lock};
-use crate::{cgroup::Resources, record};
+use crate::{
+    cgroup::{Resources, layout},
+    record,
+};
 use cairn_contract::{
     cri::{self, runtime_service_server::RuntimeService},
     runtime::CgroupDriver,
@@ -260,6 +263,7 @@ impl RuntimeService for RuntimeServer {
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         let update = request.linux.as_ref().map(Resources::from).unwrap_or_default();
+        update.check(layout()).map_err(RuntimeError::Invalid)?;
         self.runtime.update_container(&request.container_id, &update)?;
         Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
     }

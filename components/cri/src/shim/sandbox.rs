@@ -6,7 +6,11 @@
 //! a pod with a shared one gets a `cairn-shim pause`.
 #![allow(unsafe_code)] // fork and one ioctl; the shim has one thread, so a forked child may do as it likes.
 
-use crate::{cgroup::Cgroup, protocol::PodSetup};
+use crate::{
+    cgroup::Cgroup,
+    protocol::PodSetup,
+    spec::{OwnNamespaces, sysctl_path},
+};
 use rustix::{
     fs::{Mode, OFlags},
     mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
@@ -114,7 +118,9 @@ fn prepare(setup: &PodSetup, flags: UnshareFlags) -> io::Result<()> {
         loopback_up()?;
     }
     for (name, value) in &setup.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        let own =
+            OwnNamespaces { network: setup.own_network, ipc: setup.own_ipc, uts: setup.hostname.is_some() };
+        let path = sysctl_path(name, own).map_err(io::Error::other)?;
         fs::write(&path, value)
             .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))?;
     }

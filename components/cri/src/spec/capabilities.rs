@@ -66,21 +66,28 @@ const ALL: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// A capability that does not exist.
+/// A capability that a container cannot be given.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a Linux capability")]
-pub struct UnknownCapability(String);
+pub enum CapabilityError {
+    /// There is none of this name.
+    #[error("`{0}` is not a Linux capability")]
+    Unknown(String),
+    /// The runtime does not have it itself: the kernel is older, or the node is itself confined.
+    #[error("capability `{0}` cannot be given: this node's runtime does not have it")]
+    Lacking(String),
+}
 
 /// Bounding, permitted and effective sets, and the ambient and inheritable ones, of a container.
 pub(super) fn resolve(
     wanted: Option<&cri::Capability>,
     privileged: bool,
-) -> Result<(Capabilities, Capabilities), UnknownCapability> {
+) -> Result<(Capabilities, Capabilities), CapabilityError> {
     let none = cri::Capability::default();
     let wanted = wanted.unwrap_or(&none);
     let is_all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
+    let held: Capabilities = available().collect();
     let mut set: Capabilities = if privileged || is_all(&wanted.add_capabilities) {
-        available().collect()
+        held.clone()
     } else if is_all(&wanted.drop_capabilities) {
         Capabilities::new()
     } else {
@@ -91,12 +98,12 @@ pub(super) fn resolve(
             set.remove(&parse(name)?);
         }
         for name in wanted.add_capabilities.iter().filter(|name| !name.eq_ignore_ascii_case("ALL")) {
-            set.insert(parse(name)?);
+            set.insert(given(name, &held)?);
         }
     }
     let mut ambient = Capabilities::new();
     for name in &wanted.add_ambient_capabilities {
-        let capability = parse(name)?;
+        let capability = given(name, &held)?;
         set.insert(capability);
         ambient.insert(capability);
     }
@@ -133,10 +140,17 @@ fn permitted(status: &str) -> Option<u64> {
     u64::from_str_radix(digits.trim(), 16).ok()
 }
 
-fn parse(name: &str) -> Result<Capability, UnknownCapability> {
+/// A capability asked for by name, which is `held`.
+fn given(name: &str, held: &Capabilities) -> Result<Capability, CapabilityError> {
+    let capability = parse(name)?;
+    held.contains(&capability).then_some(capability).ok_or_else(|| CapabilityError::Lacking(name.to_owned()))
+}
+
+fn parse(name: &str) -> Result<Capability, CapabilityError> {
     let upper = name.to_ascii_uppercase();
     let upper = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    serde_json::from_value(serde_json::Value::String(upper)).map_err(|_| UnknownCapability(name.to_owned()))
+    serde_json::from_value(serde_json::Value::String(upper))
+        .map_err(|_| CapabilityError::Unknown(name.to_owned()))
 }
 
 #[cfg(test)]
@@ -164,6 +178,14 @@ mod tests {
         assert_eq!(set(&["NET_BIND_SERVICE"], &["ALL"]), Capabilities::from([Capability::NetBindService]));
         assert!(!set(&["ALL"], &["cap_sys_admin"]).contains(&Capability::SysAdmin));
         assert!(resolve(Some(&wanted(&["NOPE"], &[])), false).is_err());
+    }
+
+    #[test]
+    fn what_the_runtime_lacks_is_refused() {
+        let held = Capabilities::from([Capability::NetRaw]);
+        assert!(matches!(given("NET_RAW", &held), Ok(Capability::NetRaw)));
+        assert!(matches!(given("CAP_SYS_BOOT", &held), Err(CapabilityError::Lacking(_))));
+        assert!(matches!(given("NOPE", &held), Err(CapabilityError::Unknown(_))));
     }
 
     #[test]

@@ -34,6 +34,12 @@ impl Devices {
         }
         let mut devices = Self { nodes: Vec::new(), rules: default_rules() };
         for device in wanted {
+            if device.permissions.contains(|access| !"rwm".contains(access)) {
+                return Err(format!(
+                    "device {}: permissions `{}` are not of r, w and m",
+                    device.host_path, device.permissions
+                ));
+            }
             let mut nodes = Vec::new();
             collect(Path::new(&device.host_path), Path::new(&device.container_path), &mut nodes)
                 .map_err(|error| format!("device {}: {error}", device.host_path))?;
@@ -132,6 +138,16 @@ mod tests {
         let last = devices.rules.last().unwrap();
         assert_eq!((last.major(), last.minor(), last.access().as_deref()), (Some(1), Some(3), Some("r")));
         assert!(!devices.rules[0].allow());
+    }
+
+    #[test]
+    fn permissions_are_read_write_and_mknod() {
+        let wanted = cri::Device {
+            container_path: "/dev/null".into(),
+            host_path: "/dev/null".into(),
+            permissions: "rx".into(),
+        };
+        assert!(Devices::resolve(&[wanted], false).unwrap_err().contains("`rx`"));
     }
 
     #[test]

@@ -7,8 +7,10 @@ mod capabilities;
 mod devices;
 mod mounts;
 mod seccomp;
+mod sysctl;
 mod user;
 
+pub use sysctl::{OwnNamespaces, SysctlError, sysctl_path};
 pub use user::{Accounts, User, UserError};
 
 use crate::{
@@ -72,9 +74,9 @@ pub enum SpecError {
     /// The user cannot be resolved.
     #[error(transparent)]
     User(#[from] UserError),
-    /// A capability that does not exist.
+    /// A capability that cannot be given.
     #[error(transparent)]
-    Capability(#[from] capabilities::UnknownCapability),
+    Capability(#[from] capabilities::CapabilityError),
     /// Something asked for cannot be given; the text says what and why.
     #[error("{0}")]
     Refused(String),
@@ -86,7 +88,7 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
     let linux = input.config.linux.as_ref();
     let security = linux.and_then(|linux| linux.security_context.as_ref()).unwrap_or(&none);
     let image = input.image.config().as_ref();
-    refuse_unsupported(security)?;
+    refuse_unsupported(input.config, security)?;
 
     let user =
         Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
@@ -134,8 +136,25 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
 }
 
 /// What this runtime does not do, said when it is asked for rather than left out in silence.
-fn refuse_unsupported(security: &cri::LinuxContainerSecurityContext) -> Result<(), SpecError> {
+fn refuse_unsupported(
+    config: &cri::ContainerConfig,
+    security: &cri::LinuxContainerSecurityContext,
+) -> Result<(), SpecError> {
     let refuse = |text: &str| Err(SpecError::Refused(text.to_owned()));
+    let annotated = config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/"));
+    if annotated || !config.cdi_devices.is_empty() {
+        return refuse("CDI devices are not supported by this runtime yet");
+    }
+    if config.windows.is_some() {
+        return refuse("this is a Linux node: it cannot run a Windows container");
+    }
+    // The kubelet gives a level to every pod of a node with SELinux; the kernel of this one may not have it.
+    let labelled = security.selinux_options.as_ref().is_some_and(|labels| *labels != Default::default());
+    if labelled && Path::new("/sys/fs/selinux/enforce").exists() {
+        return refuse(
+            "SELinux labels are not supported by this runtime, and SELinux is enabled on this node",
+        );
+    }
     let options = security.namespace_options.clone().unwrap_or_default();
     if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
         return refuse("user namespaces are not supported by this runtime yet");

@@ -75,9 +75,16 @@ pub(super) fn resolve(
     let mut wanted: Vec<&cri::Mount> = input.config.mounts.iter().collect();
     // A mount below another comes after it.
     wanted.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
+    let travels = |mount: &&cri::Mount| mount.propagation() != cri::MountPropagation::PropagationPrivate;
+    let mounted = if wanted.iter().any(travels) {
+        fs::read_to_string("/proc/self/mountinfo")
+            .map_err(|error| SpecError::Refused(format!("cannot read the node's mounts: {error}")))?
+    } else {
+        String::new()
+    };
     let mut propagation = Propagation::Private;
     for mount in wanted {
-        let (oci, its) = volume(mount)?;
+        let (oci, its) = volume(mount, &mounted)?;
         mounts.retain(|held| held.destination() != oci.destination());
         mounts.push(oci);
         propagation = propagation.max(its);
@@ -85,8 +92,27 @@ pub(super) fn resolve(
     Ok((mounts, propagation))
 }
 
-/// One of the pod author's mounts.
-fn volume(wanted: &cri::Mount) -> Result<(Mount, Propagation), SpecError> {
+/// Whether mount events can travel as wanted to and from `path`, by the lines of `/proc/self/mountinfo`
+/// (proc_pid_mountinfo(5)): the mount that `path` is on must be shared, or for one direction at least a slave.
+fn travels(mounted: &str, path: &Path, wanted: Propagation) -> bool {
+    let mounts = mounted.lines().filter_map(|line| {
+        let (fields, _) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ').skip(4);
+        let place = PathBuf::from(fields.next()?.replace("\\040", " "));
+        path.starts_with(&place).then(|| (place.components().count(), fields.skip(1).collect::<Vec<_>>()))
+    });
+    // Of mounts on one place the last one hides those before; `max_by_key` gives the last of equals.
+    let Some((_, tags)) = mounts.max_by_key(|(depth, _)| *depth) else { return false };
+    let tagged = |kind: &str| tags.iter().any(|tag| tag.starts_with(kind));
+    match wanted {
+        Propagation::Private => true,
+        Propagation::Slave => tagged("shared:") || tagged("master:"),
+        Propagation::Shared => tagged("shared:"),
+    }
+}
+
+/// One of the pod author's mounts; `mounted` is `/proc/self/mountinfo`.
+fn volume(wanted: &cri::Mount, mounted: &str) -> Result<(Mount, Propagation), SpecError> {
     let refuse = |reason: &str| {
         Err(SpecError::Refused(format!(
             "mount of {} on {}: {reason}",
@@ -118,6 +144,11 @@ fn volume(wanted: &cri::Mount) -> Result<(Mount, Propagation), SpecError> {
         cri::MountPropagation::PropagationHostToContainer => (Propagation::Slave, "rslave"),
         cri::MountPropagation::PropagationBidirectional => (Propagation::Shared, "rshared"),
     };
+    if propagation != Propagation::Private && !travels(mounted, &source, propagation) {
+        return refuse(&format!(
+            "{option} propagation is asked for, but the path is not on a shared mount (see `mount --make-rshared`)"
+        ));
+    }
     let access = match (wanted.readonly, wanted.recursive_read_only) {
         (_, true) if !wanted.readonly || propagation != Propagation::Private => {
             return refuse("recursive_read_only needs readonly and private propagation");
@@ -148,7 +179,7 @@ mod tests {
     fn a_volume_becomes_a_recursive_bind() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("made");
-        let (mount, propagation) = volume(&wanted(&missing)).unwrap();
+        let (mount, propagation) = volume(&wanted(&missing), "").unwrap();
         assert!(missing.is_dir());
         assert_eq!(mount.options().as_deref().unwrap(), ["rbind", "rprivate", "ro"]);
         assert_eq!(propagation, Propagation::Private);
@@ -156,7 +187,23 @@ mod tests {
             propagation: cri::MountPropagation::PropagationBidirectional.into(),
             ..wanted(directory.path())
         };
-        assert_eq!(volume(&shared).unwrap().1.root(), "shared");
+        let node = "1 0 8:1 / / rw shared:1 - ext4 x rw\n";
+        assert_eq!(volume(&shared, node).unwrap().1.root(), "shared");
+        assert!(volume(&shared, &node.replace(" shared:1", "")).is_err());
+    }
+
+    #[test]
+    fn events_travel_only_over_shared_mounts() {
+        let node = "1 0 8:1 / / rw shared:1 - ext4 x rw\n2 1 8:2 / /a rw master:1 - ext4 y rw\n\
+                    3 2 8:3 / /a/b\\040c rw,noatime - ext4 z rw\n";
+        let able = |path: &str| {
+            [Propagation::Private, Propagation::Slave, Propagation::Shared]
+                .map(|wanted| travels(node, Path::new(path), wanted))
+        };
+        assert_eq!(able("/x"), [true, true, true]);
+        assert_eq!(able("/a/x"), [true, true, false]);
+        assert_eq!(able("/a/b c/x"), [true, false, false]);
+        assert_eq!(able("/ab"), [true, true, true], "a name that only starts alike is another");
     }
 
     #[test]
@@ -168,6 +215,6 @@ mod tests {
             cri::Mount { recursive_read_only: true, readonly: false, ..base.clone() },
             cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..base },
         ];
-        assert!(refused.iter().all(|mount| volume(mount).is_err()));
+        assert!(refused.iter().all(|mount| volume(mount, "").is_err()));
     }
 }
