@@ -56,7 +56,7 @@ pub fn sysctl_path(name: &str, own: OwnNamespaces) -> Result<PathBuf, SysctlErro
     let slashes = name.find(['.', '/']).is_some_and(|at| name[at..].starts_with('/'));
     let parts: Vec<&str> = name.split(if slashes { '/' } else { '.' }).collect();
     let odd = |part: &&str| part.is_empty() || *part == "." || *part == ".." || part.contains('\0');
-    if parts.len() < 2 || parts.iter().any(|part| odd(part)) || !slashes && name.contains('/') {
+    if parts.len() < 2 || parts.iter().any(odd) || !slashes && name.contains('/') {
         return Err(SysctlError::Malformed(name.to_owned()));
     }
     let dotted = parts.join(".");
