@@ -3,7 +3,7 @@
 use super::{Cgroup, Layout, layout};
 use cairn_contract::cri;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, fs, io};
 
 /// `LinuxContainerResources` of CRI. Zero and empty mean "leave as it is".
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +96,27 @@ impl Resources {
         }
         self.hugepages.extend(update.hugepages.clone());
         self.unified.extend(update.unified.clone());
+    }
+
+    /// This update with those of `held`'s limits that share a kernel file with what it sets: the swap file counts
+    /// from the memory limit, and a CPU quota stands beside its period.
+    pub fn completed_by(&self, held: &Resources) -> Resources {
+        let mut whole = self.clone();
+        let both = |first: &mut i64, second: &mut i64, held_first: i64, held_second: i64| {
+            if *first != 0 && *second == 0 {
+                *second = held_second;
+            } else if *second != 0 && *first == 0 {
+                *first = held_first;
+            }
+        };
+        both(
+            &mut whole.memory_limit,
+            &mut whole.memory_swap_limit,
+            held.memory_limit,
+            held.memory_swap_limit,
+        );
+        both(&mut whole.cpu_period, &mut whole.cpu_quota, held.cpu_period, held.cpu_quota);
+        whole
     }
 
     /// What is wrong with them, if anything is, in words for the one who asked: `unified` names files of cgroup v2, and
@@ -194,7 +215,16 @@ impl Resources {
     /// The first limit that could not be set. Swap and huge page limits are skipped where the kernel does not
     /// account for them: there is nothing to limit.
     pub fn apply(&self, cgroup: &Cgroup) -> io::Result<()> {
-        for (controller, file, value) in self.writes(layout()) {
+        let mut writes = self.writes(layout());
+        // v1 refuses a memory limit above that of memory and swap, in whichever order the two are raised or lowered.
+        let raised = |file: &str, value: i64| {
+            let now = fs::read_to_string(cgroup.directory("memory").join(file)).ok();
+            now.and_then(|text| text.trim().parse::<i64>().ok()).is_some_and(|now| value < 0 || value > now)
+        };
+        if raised("memory.memsw.limit_in_bytes", self.memory_swap_limit) {
+            writes.sort_by_key(|(_, file, _)| file != "memory.memsw.limit_in_bytes");
+        }
+        for (controller, file, value) in writes {
             let optional = file.contains("swap") || file.contains("memsw") || file.starts_with("hugetlb.");
             if optional && !cgroup.directory(controller).join(&file).exists() {
                 continue;
@@ -247,6 +277,23 @@ mod tests {
                 "memory.memsw.limit_in_bytes=100663296"
             ]
         );
+    }
+
+    #[test]
+    fn an_update_keeps_what_shares_a_file_with_it() {
+        let held = Resources {
+            memory_limit: 64 << 20,
+            memory_swap_limit: 64 << 20,
+            cpu_quota: 20_000,
+            ..Resources::default()
+        };
+        let update = Resources { memory_swap_limit: 96 << 20, cpu_period: 50_000, ..Resources::default() };
+        let writes = update.completed_by(&held).unified_writes();
+        let lines: Vec<String> =
+            writes.into_iter().map(|(_, file, value)| format!("{file}={value}")).collect();
+        assert_eq!(lines, ["cpu.max=20000 50000", "memory.max=67108864", "memory.swap.max=33554432"]);
+        let shares = Resources { cpu_shares: 512, ..Resources::default() };
+        assert_eq!(shares.completed_by(&held), shares);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod platform;
 mod pull;
 mod reference;
 mod registry;
+mod remove;
 mod server;
 mod store;
 mod unpack;

@@ -13,7 +13,8 @@ use super::{
     platform::Machine,
     reference::Reference,
     registry::{Registry, Repository},
-    store::{self, LayerInfo, Record, Store},
+    remove,
+    store::{LayerInfo, Record, Store},
 };
 use cairn_contract::{digest::Sha256Digest, runtime::RuntimeConfig};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -61,7 +62,7 @@ impl Inner {
                 store.remove_record(id)?;
             }
             for trash in catalog.collect_layers(&store) {
-                store::remove_all(&trash).map_err(ImageError::io("remove", &trash))?;
+                remove::remove_all(&trash).map_err(ImageError::io("remove", &trash))?;
             }
             store.collect(catalog.records())?;
             Ok((store, baked, catalog))
@@ -317,7 +318,7 @@ pub(super) async fn remove(inner: &Arc<Inner>, reference: &str) -> Result<(), Im
         };
         inner.store.collect(records.iter())?;
         for path in trash {
-            store::remove_all(&path).map_err(ImageError::io("remove", &path))?;
+            remove::remove_all(&path).map_err(ImageError::io("remove", &path))?;
         }
         Ok(())
     })

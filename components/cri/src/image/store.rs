@@ -11,7 +11,7 @@
 //! Nothing appears under its final name before it is complete and on the disk: it is written in `ingest/`, synced,
 //! and renamed. So whatever is there after a power cut is whole.
 
-use super::{error::ImageError, unpack::Unpacked};
+use super::{error::ImageError, remove::remove_all, unpack::Unpacked};
 use cairn_contract::digest::Sha256Digest;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -319,19 +319,6 @@ impl Store {
             .flatten()
             .filter_map(|entry| entry.ok()?.metadata().ok())
             .fold((0, 0), |(bytes, inodes), file| (bytes + file.len().div_ceil(4096) * 4096, inodes + 1))
-    }
-}
-
-/// Removes a file or a tree; nothing there is fine.
-pub(super) fn remove_all(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
     }
 }
 

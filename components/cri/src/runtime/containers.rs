@@ -371,6 +371,7 @@ impl Runtime {
                     return Err(RuntimeError::State(format!("container {} has ended", record.id)));
                 }
                 cri::ContainerState::ContainerRunning => update
+                    .completed_by(&record.resources)
                     .apply(&Cgroup::new(&record.cgroup))
                     .map_err(|error| RuntimeError::fault("cannot update the container", error))?,
                 _ => {}

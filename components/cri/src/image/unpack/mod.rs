@@ -20,6 +20,7 @@ use rustix::{
     io::Errno,
 };
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     io::{self, Read},
     os::unix::ffi::OsStrExt,
@@ -99,7 +100,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked, Unpack
     let mut unpacker = Unpacker {
         tree,
         archive: TarReader::new(archive),
-        directories: Vec::new(),
+        directories: BTreeMap::new(),
         unpacked: Unpacked { inodes: 1, disk: BLOCK, ..Unpacked::default() },
         unchecked_bytes: 0,
         unchecked_entries: 0,
@@ -123,7 +124,8 @@ struct Unpacker<R> {
     tree: Tree,
     archive: TarReader<R>,
     /// Time stamps of directories change with each file made in them, so they are set last.
-    directories: Vec<(PathBuf, (i64, u32))>,
+    /// By path: an archive may name one directory any number of times.
+    directories: BTreeMap<PathBuf, (i64, u32)>,
     unpacked: Unpacked,
     unchecked_bytes: u64,
     unchecked_entries: u64,
@@ -182,7 +184,7 @@ impl<R: Read> Unpacker<R> {
             Kind::Directory => {
                 self.tree.explicit(&path);
                 self.directory(&place, entry, fresh)?;
-                self.directories.push((path, entry.mtime));
+                self.directories.insert(path, entry.mtime);
             }
             Kind::File => self.file(&place, entry)?,
             Kind::HardLink(target) => return self.hard_link(&place, target, &context),

@@ -64,6 +64,19 @@ struct Extension {
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Extension {
+    /// Bytes held in memory, about.
+    fn weight(&self) -> u64 {
+        let paths = [&self.path, &self.link].into_iter().flatten().map(Vec::len).sum::<usize>();
+        let xattrs = self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        (paths + xattrs) as u64
+    }
+}
+
+fn too_long() -> TarError {
+    TarError::Unsupported(format!("extension headers of more than {MAX_EXTENSION} bytes for one entry"))
+}
+
 /// Reads entry after entry; between two calls of [`TarReader::next`], `Read` gives the entry's content.
 pub(super) struct TarReader<R> {
     inner: R,
@@ -85,12 +98,17 @@ impl<R: Read> TarReader<R> {
     /// The next entry, skipping what is left of this one. `None` at the end of the archive.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extension = self.global.clone();
+        // All extension headers of one entry together: each by itself may be small, and come a million times.
+        let mut room = MAX_EXTENSION;
         loop {
             self.skip(self.remaining.checked_add(self.padding).ok_or(TarError::Malformed("size overflow"))?)?;
             (self.remaining, self.padding) = (0, 0);
             let Some(block) = self.header()? else { return Ok(None) };
             let header = Header(&block);
             let size = header.number(124..136)?;
+            if matches!(header.0[156], b'x' | b'g' | b'L' | b'K') {
+                room = room.checked_sub(size).ok_or_else(too_long)?;
+            }
             match header.0[156] {
                 b'x' => {
                     let records = self.extension(size)?;
@@ -99,6 +117,9 @@ impl<R: Read> TarReader<R> {
                 b'g' => {
                     let records = self.extension(size)?;
                     apply_pax(&mut self.global, &records)?;
+                    if self.global.weight() > MAX_EXTENSION {
+                        return Err(too_long());
+                    }
                     apply_pax(&mut extension, &records)?;
                 }
                 b'L' => extension.path = Some(until_nul(&self.extension(size)?).to_vec()),
@@ -149,9 +170,6 @@ impl<R: Read> TarReader<R> {
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > MAX_EXTENSION {
-            return Err(TarError::Unsupported(format!("an extension header of {size} bytes")));
-        }
         let mut content = Vec::new();
         (&mut self.inner).take(size).read_to_end(&mut content)?;
         if content.len() as u64 != size {
@@ -425,6 +443,32 @@ mod tests {
         header.set_size(0);
         header.set_cksum();
         assert!(matches!(read_all(header.as_bytes()), Err(TarError::Unsupported(_))));
+    }
+
+    #[test]
+    fn many_small_extension_headers_are_a_bomb_too() {
+        for (kind, between) in [(b'x', false), (b'g', false), (b'g', true)] {
+            let mut archive = Vec::new();
+            for number in 0..40 {
+                let record = |length: usize| {
+                    format!("{length} SCHILY.xattr.user.{number:02}={}\n", "x".repeat(60_000))
+                };
+                let text = record(record(60_000).len());
+                let mut header = tar::Header::new_ustar();
+                header.set_entry_type(tar::EntryType::new(kind));
+                header.set_size(text.len() as u64);
+                header.set_cksum();
+                archive.extend_from_slice(header.as_bytes());
+                archive.extend_from_slice(text.as_bytes());
+                archive.resize(archive.len().next_multiple_of(512), 0);
+                if between {
+                    archive.extend_from_slice(&file("f", b"")[..512]);
+                }
+            }
+            archive.extend(file("f", b""));
+            let result = read_all(&archive);
+            assert!(matches!(result, Err(TarError::Unsupported(_))), "{kind} {between}: {result:?}");
+        }
     }
 
     #[test]

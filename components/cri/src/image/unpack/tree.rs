@@ -4,9 +4,10 @@
 //! opened with `openat2(RESOLVE_IN_ROOT)`: the kernel itself takes the tree as the root for `..`, absolute symlinks
 //! and everything else, however the archive arranged them. The last component is never followed.
 
+use crate::image::remove;
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{self, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags},
     io::Errno,
 };
 use std::{
@@ -80,7 +81,7 @@ impl Place {
 
     /// Removes what is here, with all below it.
     pub(super) fn remove(&self) -> rustix::io::Result<()> {
-        remove_tree(self.dir(), &self.name)
+        remove::remove_tree(self.dir(), &self.name)
     }
 }
 
@@ -234,46 +235,4 @@ fn lexical(directory: &Path, target: &Path) -> PathBuf {
         }
     }
     resolved
-}
-
-/// Removes `name` in `parent`, with all below it, without following anything and in constant stack.
-fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<()> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
-        Err(Errno::ISDIR) => {}
-        other => return other,
-    }
-    let open = |parent: BorrowedFd<'_>, name: &OsStr| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fs::openat(parent, name, flags, Mode::empty())
-    };
-    let mut stack = vec![(open(parent, name)?, name.to_owned())];
-    while let Some((directory, _)) = stack.last() {
-        let mut child = None;
-        for entry in Dir::read_from(directory)? {
-            let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name == "." || name == ".." {
-                continue;
-            }
-            match fs::unlinkat(directory, name, AtFlags::empty()) {
-                Err(Errno::ISDIR) => {
-                    child = Some(name.to_owned());
-                    break;
-                }
-                other => other?,
-            }
-        }
-        match child {
-            Some(name) => {
-                let opened = open(directory.as_fd(), &name)?;
-                stack.push((opened, name));
-            }
-            None => {
-                let Some((_, name)) = stack.pop() else { break };
-                let above = stack.last().map_or(parent, |(directory, _)| directory.as_fd());
-                fs::unlinkat(above, &name, AtFlags::REMOVEDIR)?;
-            }
-        }
-    }
-    Ok(())
 }
