@@ -7,9 +7,11 @@
 //! its shims again, and a shim's exits are on disk before they are told.
 //!
 //! The rest are the crafts both use: [`spec`] turns a CRI container into an OCI configuration, [`cgroup`] limits and
-//! measures, [`network`] calls CNI plugins, [`snapshot`] mounts root file systems, [`record`] writes what survives.
+//! measures, [`network`] calls CNI plugins, [`snapshot`] mounts root file systems, [`userns`] and [`idmap`] give pods users of
+//! their own, [`record`] writes what survives.
 
 pub mod cgroup;
+pub mod idmap;
 pub mod image;
 pub mod network;
 pub mod protocol;
@@ -18,3 +20,4 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod spec;
+pub mod userns;

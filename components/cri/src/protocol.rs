@@ -29,6 +29,9 @@ pub struct PodSetup {
     pub own_ipc: bool,
     /// A PID namespace that all containers share, held by a pause process.
     pub shared_pid: bool,
+    /// A user namespace that owns the others.
+    #[serde(default)]
+    pub users: Option<crate::userns::UserNamespace>,
     /// Kernel parameters of those namespaces, `net.ipv4.ip_forward` → `1`.
     pub sysctls: BTreeMap<String, String>,
     /// The pod's cgroup, absolute within the hierarchy.

@@ -1,7 +1,12 @@
 //! A container's root file system: the image's layers below, a writable directory on top.
+//!
+//! For a pod with a user namespace the layers are copies of their mounts whose owners are shifted; overlayfs itself
+//! cannot be mounted so. What the container writes is its user's on disk.
 
+use crate::{idmap, userns::UserNamespace};
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2},
+    fd::AsFd,
+    fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, mkdirat, openat2},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
@@ -10,8 +15,9 @@ use rustix::{
 };
 use std::{
     ffi::CString,
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt, chown},
     path::{Component, Path, PathBuf},
 };
 
@@ -22,6 +28,15 @@ pub struct Snapshot {
     place: PathBuf,
 }
 
+/// Whose a mounted tree is to be.
+#[derive(Debug, Clone)]
+pub struct Owners {
+    /// The ranges.
+    pub users: UserNamespace,
+    /// The namespace's file, `/proc/<pid>/ns/user` or a mount of it.
+    pub namespace: PathBuf,
+}
+
 impl Snapshot {
     /// The snapshot kept in `directory` and mounted at `place`.
     pub fn new(directory: impl Into<PathBuf>, place: impl Into<PathBuf>) -> Self {
@@ -29,7 +44,7 @@ impl Snapshot {
     }
 
     /// Mounts `layers` (top first) under the writable directory, which is made if absent.
-    pub fn mount(&self, layers: &[PathBuf]) -> io::Result<()> {
+    pub fn mount(&self, layers: &[PathBuf], owners: Option<&Owners>) -> io::Result<()> {
         let (upper, work) = (self.upper(), self.directory.join("work"));
         for directory in [&upper, &work, &self.place] {
             fs::create_dir_all(directory)?;
@@ -40,6 +55,12 @@ impl Snapshot {
                 "an image without layers has no root file system",
             ));
         }
+        if let Some(owners) = owners {
+            let (uid, gid) = owners.users.root();
+            chown(&upper, Some(uid), Some(gid))?;
+        }
+        let shifted = owners.map(|owners| Shifted::new(&self.shifted(), layers, owners)).transpose()?;
+        let layers = shifted.as_ref().map_or(layers, |shifted| &shifted.layers);
         match mount_by_descriptor(layers, &upper, &work, &self.place) {
             // A kernel before 6.8 knows no `lowerdir+`: give all of them in one option.
             Err(Errno::INVAL | Errno::NOSYS) => mount_by_options(layers, &upper, &work, &self.place),
@@ -48,8 +69,14 @@ impl Snapshot {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot mount the container's root: {error}")))
     }
 
+    /// Where the layers' shifted copies are while it is mounted.
+    fn shifted(&self) -> PathBuf {
+        self.directory.join("layers")
+    }
+
     /// Unmounts it; not mounted is fine.
     pub fn unmount(&self) {
+        idmap::detach_all(&self.shifted());
         while unmount(&self.place, UnmountFlags::DETACH).is_ok() {}
     }
 
@@ -74,8 +101,10 @@ impl Snapshot {
         sizes.fold((0, 0), |(bytes, inodes), size| (bytes + size, inodes + 1))
     }
 
-    /// Makes a directory in the mounted root, following links as the container would.
-    pub fn make_directory(&self, path: &Path) -> io::Result<()> {
+    /// Makes a directory in the mounted root, of its root's, following links as the container would.
+    pub fn make_directory(&self, path: &Path, owners: Option<&Owners>) -> io::Result<()> {
+        let owner = owners.map(|owners| owners.users.root());
+        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid))).unzip();
         let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&self.place, open, Mode::empty())?;
         let mut reached = PathBuf::from("/");
@@ -84,10 +113,41 @@ impl Snapshot {
             let parent = openat2(&root, &reached, open, Mode::empty(), ResolveFlags::IN_ROOT)?;
             match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
                 Err(error) if error != Errno::EXIST => return Err(error.into()),
-                _ => reached.push(name),
+                Err(_) => {}
+                Ok(()) => chownat(&parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?,
             }
+            reached.push(name);
         }
         Ok(())
+    }
+}
+
+/// Copies of layers with shifted owners, while overlayfs takes its own copies of them.
+#[derive(Debug)]
+struct Shifted {
+    directory: PathBuf,
+    layers: Vec<PathBuf>,
+}
+
+impl Shifted {
+    fn new(directory: &Path, layers: &[PathBuf], owners: &Owners) -> io::Result<Self> {
+        let users = File::open(&owners.namespace)?;
+        let mut shifted = Self { directory: directory.to_path_buf(), layers: Vec::new() };
+        for (number, layer) in layers.iter().enumerate() {
+            let place = directory.join(number.to_string());
+            fs::create_dir_all(&place)?;
+            let copy = idmap::copy(layer, false)?;
+            idmap::shift(copy.as_fd(), users.as_fd(), layer)?;
+            idmap::attach(copy.as_fd(), &place)?;
+            shifted.layers.push(place);
+        }
+        Ok(shifted)
+    }
+}
+
+impl Drop for Shifted {
+    fn drop(&mut self) {
+        idmap::detach_all(&self.directory);
     }
 }
 
@@ -136,12 +196,12 @@ mod tests {
         fs::create_dir(layers[1].join("etc")).unwrap();
         let place = base.path().join("place");
         let snapshot = Snapshot::new(base.path().join("snapshot"), &place);
-        if let Err(error) = snapshot.mount(&layers) {
+        if let Err(error) = snapshot.mount(&layers, None) {
             println!("skipped: no overlay on this file system: {error}");
             return;
         }
         assert_eq!(fs::read_to_string(place.join("name")).unwrap(), "top");
-        snapshot.make_directory(Path::new("/link/made")).unwrap();
+        snapshot.make_directory(Path::new("/link/made"), None).unwrap();
         assert!(place.join("etc/made").is_dir(), "the link is followed inside the root");
         assert!(!layers[1].join("etc/made").exists() && !Path::new("/etc/made").exists());
         assert!(snapshot.usage().1 >= 3);

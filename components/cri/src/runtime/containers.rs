@@ -6,11 +6,13 @@ use super::{
 };
 use crate::{
     cgroup::{Cgroup, Resources, layout},
+    idmap,
     image::Image,
     protocol::{ExecSync, Exit, Reply, Request, Start},
     record,
-    shim::{launch::SPEC_FILE, sandbox::namespace_path},
+    shim::{launch::SPEC_FILE, sandbox::namespace_path, stage},
     spec::{self, PidNamespace},
+    userns::UserNamespace,
 };
 use cairn_contract::cri;
 use std::{
@@ -83,10 +85,11 @@ impl Runtime {
     ) -> Result<ContainerRecord, RuntimeError> {
         let fault = |error: std::io::Error| RuntimeError::fault("cannot create the container", error);
         let bundle = self.bundle(id);
-        fs::create_dir_all(&bundle).map_err(fault)?;
+        let owners = self.owners(sandbox);
+        super::make_private(&bundle, owners.as_ref().map(|owners| &owners.users)).map_err(fault)?;
         fs::create_dir_all(self.container_state(id)).map_err(fault)?;
         let snapshot = self.snapshot(id);
-        snapshot.mount(&self.inner.images.layers(image)).map_err(fault)?;
+        snapshot.mount(&self.inner.images.layers(image), owners.as_ref()).map_err(fault)?;
 
         let linux = config.linux.as_ref();
         let resources =
@@ -96,6 +99,7 @@ impl Runtime {
             .and_then(|linux| linux.security_context.as_ref())
             .and_then(|security| security.namespace_options.clone())
             .unwrap_or_default();
+        check_users(&options, sandbox)?;
         let pid = self.pid_namespace(&options, sandbox)?;
         let shares_pids = pid != PidNamespace::Own;
         let cgroup = sandbox.cgroup.join(id);
@@ -110,10 +114,11 @@ impl Runtime {
             pid,
             node_network: sandbox.node_network(),
             node_ipc: sandbox.node_ipc(),
+            users: sandbox.users(),
         })
         .map_err(|error| RuntimeError::Invalid(error.to_string()))?;
         if let Some(process) = spec.process() {
-            snapshot.make_directory(process.cwd()).map_err(fault)?;
+            snapshot.make_directory(process.cwd(), owners.as_ref()).map_err(fault)?;
         }
         let text = serde_json::to_vec(&spec).map_err(|error| RuntimeError::Fault(error.to_string()))?;
         fs::write(bundle.join(SPEC_FILE), text).map_err(fault)?;
@@ -321,6 +326,7 @@ impl Runtime {
     pub(super) fn erase_container(&self, id: &str) -> std::io::Result<()> {
         let snapshot = self.snapshot(id);
         snapshot.unmount();
+        idmap::detach_all(&self.bundle(id).join(stage::DIRECTORY));
         // The bundle first: its record still tells a restart to come back here.
         match fs::remove_dir_all(self.bundle(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -449,6 +455,23 @@ fn signal_number(name: &str) -> Option<i32> {
             .map(|plus| libc::SIGRTMIN() + plus)
             .or_else(|| offset(["RTMAXMINUS", "RTMAX-"]).map(|minus| libc::SIGRTMAX() - minus)),
     }
+}
+
+/// A container's users are its pod's; one that says nothing takes them over.
+fn check_users(options: &cri::NamespaceOption, sandbox: &PodRecord) -> Result<(), RuntimeError> {
+    let invalid = |text: String| Err(RuntimeError::Invalid(text));
+    let wanted = match UserNamespace::of(options) {
+        Ok(wanted) => wanted,
+        Err(error) => return invalid(error.to_string()),
+    };
+    let users = sandbox.users();
+    if options.userns_options.is_some() && wanted != users {
+        return invalid("the container's user namespace is not its pod's".to_owned());
+    }
+    if users.is_some() && options.pid() == cri::NamespaceMode::Node {
+        return invalid("a pod with a user namespace cannot share the node's PID namespace".to_owned());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 mod containers;
 mod convert;
 mod error;
+mod features;
 mod files;
 mod measure;
 mod pods;
@@ -24,16 +25,26 @@ mod state;
 pub use error::RuntimeError;
 pub use service::RuntimeServer;
 
-use crate::{image::ImageService, network::Networks, protocol::Exit, record, snapshot::Snapshot};
+use crate::{
+    image::ImageService,
+    network::Networks,
+    protocol::Exit,
+    record,
+    shim::sandbox::namespace_path,
+    snapshot::{Owners, Snapshot},
+    userns::UserNamespace,
+};
 use cairn_contract::{cri, runtime::RuntimeConfig};
 use jiff::Timestamp;
 use state::{Container, ContainerRecord, Pod};
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    fs, io,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::broadcast;
+use tokio::sync::{OnceCell, broadcast};
 
 /// Events kept for a subscriber that is slow; one that falls further behind loses the oldest.
 const EVENT_BACKLOG: usize = 1024;
@@ -53,6 +64,7 @@ struct Inner {
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
     pod_cidr: Mutex<String>,
+    user_namespaces: OnceCell<bool>,
     events: broadcast::Sender<cri::ContainerEventResponse>,
 }
 
@@ -89,6 +101,7 @@ impl Runtime {
                 pods: Mutex::default(),
                 containers: Mutex::default(),
                 pod_cidr: Mutex::new(pod_cidr),
+                user_namespaces: OnceCell::new(),
                 events: broadcast::Sender::new(EVENT_BACKLOG),
             }),
         };
@@ -114,6 +127,12 @@ impl Runtime {
 
     fn snapshot(&self, id: &str) -> Snapshot {
         Snapshot::new(self.container_state(id), self.bundle(id).join("rootfs"))
+    }
+
+    /// Whose the files of a pod's containers are, if not the node's users'.
+    fn owners(&self, pod: &state::PodRecord) -> Option<Owners> {
+        let namespace = namespace_path(&self.pod_run(&pod.id), "user");
+        pod.users().map(|users| Owners { users, namespace })
     }
 
     /// The sandbox with this id, or the only one whose id starts so.
@@ -198,6 +217,14 @@ impl Runtime {
         // The last subscriber may just have left.
         let _ = self.inner.events.send(event);
     }
+}
+
+/// Makes a directory that is root's alone, or with a user namespace also a way for that namespace's root.
+fn make_private(directory: &Path, users: Option<&UserNamespace>) -> io::Result<()> {
+    let mode = if users.is_some() { 0o710 } else { 0o700 };
+    fs::create_dir_all(directory)?;
+    chown(directory, None, users.map(|users| users.root().1))?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(mode))
 }
 
 /// The entry with this key, or the only one whose key starts so.

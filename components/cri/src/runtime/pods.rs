@@ -12,6 +12,7 @@ use crate::{
     record,
     shim::sandbox,
     spec::{OwnNamespaces, sysctl_path},
+    userns::UserNamespace,
 };
 use cairn_contract::cri;
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, sync::Arc, time::Duration};
@@ -57,10 +58,7 @@ impl Runtime {
             addresses: Vec::new(),
         };
         check_sysctls(&record)?;
-        let options = record.namespaces();
-        if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
-            return invalid("user namespaces are not supported by this runtime yet");
-        }
+        UserNamespace::of(&record.namespaces()).map_err(|error| RuntimeError::Invalid(error.to_string()))?;
         let pod = Arc::new(Pod::new(record.clone()));
         {
             let mut pods = lock(&self.inner.pods);
@@ -94,7 +92,8 @@ impl Runtime {
         let fault = |doing: &str, cause: &dyn std::fmt::Display| RuntimeError::fault(doing, cause);
         let (state, run) = (self.pod_state(&record.id), self.pod_run(&record.id));
         fs::create_dir_all(&state).map_err(|error| fault("cannot make the pod's directory", &error))?;
-        fs::create_dir_all(&run).map_err(|error| fault("cannot make the pod's directory", &error))?;
+        super::make_private(&run, record.users().as_ref())
+            .map_err(|error| fault("cannot make the pod's directory", &error))?;
         // From here on a crash leaves a record that says what to clean.
         self.save_pod(pod)?;
         files::write(&state, &record.config, record.node_network())
@@ -343,10 +342,12 @@ fn pod_setup(record: &PodRecord, run: &Path) -> PodSetup {
         linux.map(|linux| linux.sysctls.clone().into_iter().collect()).unwrap_or_default();
     if !node_network {
         // A pod's network is its own: no port in it is privileged, and any group may ping.
-        for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
-            sysctls.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        let last = record.users().map_or(i32::MAX as u32, |users| users.gids.length - 1);
+        for (name, value) in [
+            ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+            ("net.ipv4.ping_group_range", format!("0 {last}")),
+        ] {
+            sysctls.entry(name.to_owned()).or_insert(value);
         }
     }
     PodSetup {
@@ -356,6 +357,7 @@ fn pod_setup(record: &PodRecord, run: &Path) -> PodSetup {
         own_network: !node_network,
         own_ipc: !record.node_ipc(),
         shared_pid: record.namespaces().pid() == cri::NamespaceMode::Pod,
+        users: record.users(),
         sysctls,
         cgroup: record.cgroup.clone(),
     }

@@ -16,6 +16,7 @@ use cairn_contract::cri;
 use serde::de::DeserializeOwned;
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -32,6 +33,10 @@ impl Runtime {
             config.run.join("containers"),
         ] {
             fs::create_dir_all(directory).map_err(fault)?;
+        }
+        // Root of a pod's user namespace goes through these to what is its own.
+        for directory in [config.run.clone(), config.run.join("pods"), config.run.join("containers")] {
+            fs::set_permissions(directory, fs::Permissions::from_mode(0o711)).map_err(fault)?;
         }
         for (id, record) in records::<PodRecord>(&config.state.join("pods")).map_err(fault)? {
             match record {

@@ -77,13 +77,7 @@ impl RuntimeService for RuntimeServer {
                 conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
             }),
             info,
-            runtime_handlers: vec![cri::RuntimeHandler {
-                name: String::new(),
-                features: Some(cri::RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: true,
-                    user_namespaces: false,
-                }),
-            }],
+            runtime_handlers: self.runtime.handlers().await,
             features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
         }))
     }

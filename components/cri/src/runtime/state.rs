@@ -1,7 +1,10 @@
 //! What the daemon knows of pods and containers, in memory and on disk.
 
 use super::shim_client::ShimClient;
-use crate::{cgroup::Resources, image::ImageHold, network::Attachment, protocol::Exit, spec::User};
+use crate::{
+    cgroup::Resources, image::ImageHold, network::Attachment, protocol::Exit, spec::User,
+    userns::UserNamespace,
+};
 use cairn_contract::cri;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -55,6 +58,11 @@ impl PodRecord {
             .and_then(|linux| linux.security_context.as_ref())
             .and_then(|security| security.namespace_options.clone())
             .unwrap_or_default()
+    }
+
+    /// Its user namespace. What is not possible was refused before there was a record.
+    pub(super) fn users(&self) -> Option<UserNamespace> {
+        UserNamespace::of(&self.namespaces()).ok().flatten()
     }
 
     /// It uses the node's network.

@@ -5,6 +5,7 @@
 //! order holds for containers and for commands run in them later, which libcontainer would start unfiltered, and
 //! a filter need allow nothing that only the runtime does.
 
+use super::stage::stage;
 use crate::{
     cgroup::{self, Cgroup, Layout},
     protocol::Start,
@@ -16,17 +17,24 @@ use libcontainer::{
     syscall::syscall::{SyscallType, create_syscall},
     workload::{Executor, ExecutorError, ExecutorValidationError},
 };
-use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp, Process, Spec};
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use oci_spec::runtime::{LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use rustix::{
+    fs::{Access, AtFlags, CWD, Gid, Uid, accessat},
+    thread::{
+        CapabilitySets, LinkNameSpaceType, capabilities, move_into_link_name_space, set_capabilities,
+        set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    },
+};
 use std::{
     ffi::CString,
-    fs,
+    fs::{self, File},
     io::{self, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::{ffi::OsStrExt, process::CommandExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The OCI configuration in a bundle, all of it.
@@ -52,7 +60,10 @@ pub type Failure = String;
 pub fn start(root: &Path, request: &Start, stdio: Stdio, console: Option<&Path>) -> Result<i32, Failure> {
     let spec = load_spec(&request.bundle)?;
     let confined = Confined::of(&spec);
-    save_stripped(&request.bundle, spec.clone())?;
+    let mut stripped = strip(spec.clone());
+    // Copies of the volumes; the container has its own once it is built.
+    let _staged = stage(&request.bundle, &mut stripped)?;
+    save_json(&request.bundle.join("config.json"), &stripped)?;
     let cgroup = Cgroup::new(&request.cgroup);
     let created = (|| {
         let mut builder = ContainerBuilder::new(request.container.clone(), SyscallType::default())
@@ -113,7 +124,11 @@ pub fn exec(
     stdio: Stdio,
 ) -> Result<i32, Failure> {
     let spec = load_spec(bundle)?;
-    let confined = Confined::of(&spec);
+    let mut confined = Confined::of(&spec);
+    confined.users = user_namespace(&spec)
+        .map(|path| File::open(path).map(Arc::new))
+        .transpose()
+        .map_err(|error| format!("cannot open the pod's user namespace: {error}"))?;
     let mut process = spec.process().clone().ok_or("the container has no process")?;
     process.set_args(Some(command)).set_terminal(Some(false)).set_capabilities(None);
     let process_file = root.join(container).join("exec.json");
@@ -141,9 +156,12 @@ pub fn forget(root: &Path, container: &str, cgroup: &Cgroup) {
     let _ = fs::remove_dir_all(root.join(container));
 }
 
-/// The user that a container's process runs as; its standard streams are to be that user's.
+/// The node's user that a container's process runs as; its standard streams are to be that user's.
 pub fn user_of(bundle: &Path) -> Result<u32, Failure> {
-    Ok(load_spec(bundle)?.process().as_ref().map_or(0, |process| process.user().uid()))
+    let spec = load_spec(bundle)?;
+    let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let mapping = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_ref()?.first().copied());
+    Ok(mapping.map_or(user, |mapping| mapping.host_id().saturating_add(user)))
 }
 
 fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
@@ -151,15 +169,15 @@ fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
         .map_err(|error| format!("cannot read the container's configuration: {error}"))
 }
 
-/// Writes libcontainer's `config.json`.
-fn save_stripped(bundle: &Path, mut spec: Spec) -> Result<(), Failure> {
+/// The configuration for libcontainer: without what [`Confined`] does.
+fn strip(mut spec: Spec) -> Spec {
     if let Some(process) = spec.process_mut() {
         process.set_capabilities(None);
     }
     if let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
     }
-    save_json(&bundle.join("config.json"), &spec)
+    spec
 }
 
 fn save_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Failure> {
@@ -190,9 +208,18 @@ fn describe(error: impl std::error::Error) -> Failure {
     text
 }
 
+/// The user namespace that a container joins.
+pub(super) fn user_namespace(spec: &Spec) -> Option<&Path> {
+    let namespaces = spec.linux().as_ref()?.namespaces().iter().flatten();
+    let mut users = namespaces.filter(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    users.find_map(|namespace| namespace.path().as_deref())
+}
+
 /// The last steps of a process before it becomes the container's program.
 #[derive(Debug, Clone)]
 struct Confined {
+    /// The user namespace, for a command in a container: libcontainer, which joins the others, leaves this one out.
+    users: Option<Arc<File>>,
     seccomp: Option<LinuxSeccomp>,
     capabilities: Option<LinuxCapabilities>,
 }
@@ -200,6 +227,7 @@ struct Confined {
 impl Confined {
     fn of(spec: &Spec) -> Self {
         Self {
+            users: None,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()),
             capabilities: spec.process().as_ref().and_then(|process| process.capabilities().clone()),
         }
@@ -229,6 +257,10 @@ impl Confined {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let arguments = process.args().as_deref().unwrap_or_default();
         let program = find_program(process).map_err(other)?;
+        if let Some(users) = &self.users {
+            become_user_of(users, process)
+                .map_err(|error| other(format!("cannot enter the pod's user namespace: {error}")))?;
+        }
         // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go.
         if let Some(seccomp) = &self.seccomp {
             initialize_seccomp(seccomp)
@@ -244,6 +276,23 @@ impl Confined {
             .exec();
         Err(other(format!("cannot run {}: {error}", program.display())))
     }
+}
+
+/// Enters a user namespace, with every capability there, and takes the ids of `process` in it.
+fn become_user_of(users: &File, process: &Process) -> io::Result<()> {
+    let user = process.user();
+    let groups = user.additional_gids().iter().flatten().map(|&group| Gid::from_raw(group));
+    let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
+    move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+    set_keep_capabilities(true)?;
+    set_thread_groups(&groups.collect::<Vec<_>>())?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    set_keep_capabilities(false)?;
+    // Those of another user than root are kept, but not in effect.
+    let held = capabilities(None)?;
+    set_capabilities(None, CapabilitySets { effective: held.permitted, ..held })?;
+    Ok(())
 }
 
 /// Looks the program up in the container, as `execvp` does, for the user that will run it.

@@ -7,19 +7,28 @@
 
 pub mod launch;
 pub mod log;
+mod pause;
 pub mod sandbox;
 mod serve;
+pub mod stage;
 mod stream;
 
 pub use serve::serve;
 
 use std::path::Path;
 
-/// `cairn-shim ARGUMENTS`: `serve SETUP.json`, or `pause`. The result is the exit status.
+/// `cairn-shim ARGUMENTS`: `serve SETUP.json`, `pause`, or `probe DIRECTORY`. The result is the exit status.
 pub fn run(arguments: &[String]) -> u8 {
     match arguments {
         [command, setup] if command == "serve" => serve(Path::new(setup)),
-        [command] if command == "pause" => sandbox::pause(),
+        [command] if command == "pause" => pause::run(),
+        [command, directory] if command == "probe" => match sandbox::probe(Path::new(directory)) {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("{error}");
+                1
+            }
+        },
         _ => {
             tracing::error!("usage: cairn-shim serve SETUP.json; it is started by cairn-cri");
             2

@@ -4,25 +4,31 @@
 //! waits; meanwhile the parent bind-mounts the child's namespace files below the pod's run directory. From then on
 //! the mounts hold the namespaces, and the child ends. A PID namespace lives only as long as its first process, so
 //! a pod with a shared one gets a `cairn-shim pause`.
+//!
+//! A user namespace comes first: the others are made from inside it, so that it owns them and the pod's root has
+//! power over them.
 #![allow(unsafe_code)] // fork and one ioctl; the shim has one thread, so a forked child may do as it likes.
 
 use crate::{
-    cgroup::Cgroup,
+    idmap,
     protocol::PodSetup,
     spec::{OwnNamespaces, sysctl_path},
+    userns::{IdRange, UserNamespace},
 };
 use rustix::{
-    fs::{Mode, OFlags},
     mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount},
     pipe::{PipeFlags, pipe_with},
-    process::{Pid, WaitOptions, wait, waitpid},
-    thread::{UnshareFlags, unshare_unsafe},
+    process::{Pid, WaitOptions, waitpid},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use std::{
     ffi::CString,
     fs::{self, File},
     io::{self, Read, Write},
-    os::fd::{AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -30,7 +36,7 @@ use std::{
 const SHM_SIZE: &str = "65536k";
 
 /// The namespaces pinned below a pod's run directory, by file name.
-pub const PINNED: [&str; 4] = ["net", "ipc", "uts", "pid"];
+pub const PINNED: [&str; 5] = ["net", "ipc", "uts", "pid", "user"];
 
 /// Where the namespace file of a pod is.
 pub fn namespace_path(run: &Path, name: &str) -> PathBuf {
@@ -55,8 +61,15 @@ pub fn create(setup: &PodSetup) -> Result<Option<i32>, String> {
 }
 
 fn try_create(setup: &PodSetup) -> Result<Option<i32>, String> {
-    fs::create_dir_all(setup.run.join("ns"))
+    let directory = setup.run.join("ns");
+    // Root of a user namespace goes through it.
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o711)))
         .map_err(|error| format!("cannot make the pod's directory: {error}"))?;
+    if let Some(users) = &setup.users {
+        make_users(users, |pid| pin(pid, "user", &namespace_path(&setup.run, "user")))
+            .map_err(|error| format!("cannot make the pod's user namespace: {error}"))?;
+    }
     let mut flags = UnshareFlags::empty();
     let mut names = Vec::new();
     for (wanted, flag, name) in [
@@ -79,8 +92,9 @@ fn try_create(setup: &PodSetup) -> Result<Option<i32>, String> {
     if setup.own_ipc {
         let place = shm_path(&setup.run);
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let options =
-            CString::new(format!("mode=1777,size={SHM_SIZE}")).map_err(|error| error.to_string())?;
+        let (uid, gid) = setup.users.as_ref().map_or((0, 0), UserNamespace::root);
+        let options = CString::new(format!("mode=1777,size={SHM_SIZE},uid={uid},gid={gid}"))
+            .map_err(|error| error.to_string())?;
         fs::create_dir_all(&place)
             .and_then(|()| Ok(mount("shm", &place, "tmpfs", flags, options.as_c_str())?))
             .map_err(|error| format!("cannot mount the pod's /dev/shm: {error}"))?;
@@ -88,7 +102,8 @@ fn try_create(setup: &PodSetup) -> Result<Option<i32>, String> {
     if !setup.shared_pid {
         return Ok(None);
     }
-    let pid = start_pause(setup).map_err(|error| format!("cannot start the pause process: {error}"))?;
+    let pid =
+        super::pause::start(setup).map_err(|error| format!("cannot start the pause process: {error}"))?;
     pin(pid, "pid", &namespace_path(&setup.run, "pid"))
         .map_err(|error| format!("cannot keep the pod's PID namespace: {error}"))?;
     Ok(Some(pid))
@@ -107,8 +122,52 @@ fn pin(pid: i32, name: &str, place: &Path) -> io::Result<()> {
     Ok(mount_bind(format!("/proc/{pid}/ns/{name}"), place)?)
 }
 
+/// Makes a user namespace and, while it exists, calls `outside` with the process in it.
+fn make_users(users: &UserNamespace, outside: impl FnOnce(i32) -> io::Result<()>) -> io::Result<()> {
+    let inside = || {
+        // SAFETY: a namespace alone is safe to leave.
+        unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(io::Error::from)
+    };
+    hold_child(inside, |pid| {
+        fs::write(format!("/proc/{pid}/uid_map"), users.uids.line())?;
+        fs::write(format!("/proc/{pid}/gid_map"), users.gids.line())?;
+        outside(pid)
+    })
+}
+
+/// In a child: becomes root of the pod's user namespace, if it has one.
+pub(super) fn enter_users(setup: &PodSetup) -> io::Result<()> {
+    if setup.users.is_none() {
+        return Ok(());
+    }
+    let users = File::open(namespace_path(&setup.run, "user"))?;
+    move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+    // SAFETY: plain system calls without pointers, but for an empty list; the process has one thread.
+    let failed = unsafe {
+        libc::setresgid(0, 0, 0) != 0
+            || libc::setgroups(0, std::ptr::null()) != 0
+            || libc::setresuid(0, 0, 0) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `cairn-shim probe DIRECTORY`: whether pods with user namespaces can be had, and have their files in `directory`.
+///
+/// # Errors
+/// What is missing, in words.
+pub fn probe(directory: &Path) -> Result<(), String> {
+    let range = IdRange { host: 65536, length: 65536 };
+    make_users(&UserNamespace { uids: range, gids: range }, |pid| {
+        let users = File::open(format!("/proc/{pid}/ns/user"))?;
+        let copy = idmap::copy(directory, false)?;
+        idmap::shift(copy.as_fd(), users.as_fd(), directory)
+    })
+    .map_err(|error| format!("no user namespaces: {error}"))
+}
+
 /// In the child: leaves the node's namespaces and fills the new ones.
 fn prepare(setup: &PodSetup, flags: UnshareFlags) -> io::Result<()> {
+    enter_users(setup)?;
     // SAFETY: no CLONE_FILES or CLONE_FS; namespaces alone are safe to leave.
     unsafe { unshare_unsafe(flags)? };
     if let Some(hostname) = &setup.hostname {
@@ -179,70 +238,8 @@ fn hold_child(
     result
 }
 
-fn wait_for(pid: i32) {
+pub(super) fn wait_for(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
         while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
-    }
-}
-
-/// Starts `cairn-shim pause` as the first process of a PID namespace; it becomes a child of the shim, which is a
-/// subreaper, when the process between them ends.
-fn start_pause(setup: &PodSetup) -> io::Result<i32> {
-    let (report, told): (OwnedFd, OwnedFd) = pipe_with(PipeFlags::CLOEXEC)?;
-    let program = fs::read_link("/proc/self/exe")?;
-    let program = CString::new(program.into_os_string().into_encoded_bytes())?;
-    // SAFETY: the process has one thread.
-    let between = unsafe { libc::fork() };
-    if between < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if between == 0 {
-        // SAFETY: as in `prepare`; the namespace is that of children to come.
-        let pause = if unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.is_err() {
-            -1
-        } else {
-            // SAFETY: one thread still.
-            unsafe { libc::fork() }
-        };
-        if pause == 0 {
-            // The daemon reads our output to its end: the pause process must not keep it open.
-            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty());
-            if let Ok(null) = null {
-                let _ = rustix::stdio::dup2_stdout(&null);
-                let _ = rustix::stdio::dup2_stderr(&null);
-            }
-            let arguments = [program.as_ptr(), c"pause".as_ptr(), std::ptr::null()];
-            // SAFETY: both are null-terminated and live until exec replaces the process, or `_exit` ends it.
-            unsafe {
-                libc::execv(program.as_ptr(), arguments.as_ptr());
-                libc::_exit(127)
-            }
-        }
-        let _ = File::from(told).write_all(&pause.to_ne_bytes());
-        // SAFETY: ends the child without running the parent's destructors.
-        unsafe { libc::_exit(0) }
-    }
-    drop(told);
-    let mut pid = [0; 4];
-    let heard = File::from(report).read_exact(&mut pid);
-    wait_for(between);
-    heard?;
-    let pid = i32::from_ne_bytes(pid);
-    if pid <= 0 {
-        return Err(io::Error::other("no PID namespace could be made"));
-    }
-    Cgroup::new(setup.cgroup.join("pause")).adopt(pid)?;
-    Ok(pid)
-}
-
-/// `cairn-shim pause`: the first process of a shared PID namespace. It reaps what is orphaned there, for ever.
-pub fn pause() -> ! {
-    loop {
-        match wait(WaitOptions::empty()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            // No children: sleep until there may be one. A signal is no way to learn of it, since the first
-            // process of a namespace ignores those it has no handler for.
-            Err(_) => std::thread::sleep(std::time::Duration::from_secs(1)),
-        }
     }
 }

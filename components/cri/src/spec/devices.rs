@@ -11,11 +11,20 @@ use std::{
 /// Directories of `/dev` that hold other file systems, not devices.
 const NOT_DEVICES: [&str; 5] = ["pts", "shm", "mqueue", "fd", "hugepages"];
 
+/// A device node of a container.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Where it is on the node.
+    pub(super) source: PathBuf,
+    /// What it is, and where in the container.
+    pub(super) oci: LinuxDevice,
+}
+
 /// Nodes to make and rules to allow.
 #[derive(Debug, Default)]
 pub(super) struct Devices {
     /// Nodes besides those that every container has.
-    pub(super) nodes: Vec<LinuxDevice>,
+    pub(super) nodes: Vec<Node>,
     /// Rules, the refusal of everything first.
     pub(super) rules: Vec<LinuxDeviceCgroup>,
 }
@@ -48,7 +57,13 @@ impl Devices {
             }
             for node in &nodes {
                 let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
-                devices.rules.push(rule(true, node.typ(), Some(node.major()), Some(node.minor()), access));
+                devices.rules.push(rule(
+                    true,
+                    node.oci.typ(),
+                    Some(node.oci.major()),
+                    Some(node.oci.minor()),
+                    access,
+                ));
             }
             devices.nodes.append(&mut nodes);
         }
@@ -87,7 +102,7 @@ fn rule(
 }
 
 /// The device at `from`, or all devices below it, to appear at `to`.
-fn collect(from: &Path, to: &Path, nodes: &mut Vec<LinuxDevice>) -> io::Result<()> {
+fn collect(from: &Path, to: &Path, nodes: &mut Vec<Node>) -> io::Result<()> {
     let path = fs::canonicalize(from)?;
     let status = rustix::fs::stat(&path)?;
     let kind = match FileType::from_raw_mode(status.st_mode) {
@@ -118,7 +133,7 @@ fn collect(from: &Path, to: &Path, nodes: &mut Vec<LinuxDevice>) -> io::Result<(
         .set_file_mode(Some(status.st_mode & 0o777))
         .set_uid(Some(status.st_uid))
         .set_gid(Some(status.st_gid));
-    nodes.push(node);
+    nodes.push(Node { source: path, oci: node });
     Ok(())
 }
 
@@ -134,7 +149,7 @@ mod tests {
             permissions: "r".into(),
         };
         let devices = Devices::resolve(&[wanted], false).unwrap();
-        assert_eq!(devices.nodes[0].path(), Path::new("/dev/nothing"));
+        assert_eq!(devices.nodes[0].oci.path(), Path::new("/dev/nothing"));
         let last = devices.rules.last().unwrap();
         assert_eq!((last.major(), last.minor(), last.access().as_deref()), (Some(1), Some(3), Some("r")));
         assert!(!devices.rules[0].allow());

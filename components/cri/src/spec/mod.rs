@@ -16,13 +16,14 @@ pub use user::{Accounts, User, UserError};
 use crate::{
     cgroup::{Layout, layout},
     shim::sandbox::namespace_path,
+    userns::{IdRange, UserNamespace},
 };
 use cairn_contract::cri;
 use oci_spec::{
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Process, Root,
-        Spec, User as OciUser,
+        Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
+        LinuxResources, LinuxSeccomp, Process, Root, Spec, User as OciUser,
     },
 };
 use std::{
@@ -66,6 +67,8 @@ pub struct Input<'a> {
     pub node_network: bool,
     /// The pod uses the node's IPC.
     pub node_ipc: bool,
+    /// The pod's user namespace.
+    pub users: Option<UserNamespace>,
 }
 
 /// A container that cannot be.
@@ -95,7 +98,13 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
     let (set, ambient) = capabilities::resolve(security.capabilities.as_ref(), security.privileged)?;
     let devices =
         devices::Devices::resolve(&input.config.devices, security.privileged).map_err(SpecError::Refused)?;
-    let (mounts, propagation) = mounts::resolve(input, security.privileged, security.readonly_rootfs)?;
+    let (mut mounts, propagation) = mounts::resolve(input, security.privileged, security.readonly_rootfs)?;
+    let mut nodes = devices.nodes;
+    if let Some(users) = &input.users {
+        check_user(&user, users)?;
+        // Root of a user namespace can make no device, but be lent the node's.
+        mounts.extend(nodes.drain(..).map(|node| mounts::device(&node)));
+    }
 
     let mut process = Process::default();
     let mut oci_user = OciUser::default();
@@ -117,7 +126,9 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
     oci.set_resources(Some(resources))
         .set_cgroups_path(Some(input.cgroup.to_path_buf()))
         .set_namespaces(Some(namespaces(input, security.privileged)))
-        .set_devices(Some(devices.nodes))
+        .set_devices(Some(nodes.into_iter().map(|node| node.oci).collect()))
+        .set_uid_mappings(input.users.map(|users| mapping(users.uids)))
+        .set_gid_mappings(input.users.map(|users| mapping(users.gids)))
         .set_seccomp(seccomp_profile(security, &set)?)
         .set_rootfs_propagation(Some(propagation.root().to_owned()));
     let paths = |paths: &[String]| Some(if security.privileged { Vec::new() } else { paths.to_vec() });
@@ -133,6 +144,27 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
         .set_linux(Some(oci))
         .set_annotations(Some(annotations(input)));
     Ok((spec, user))
+}
+
+/// The process's ids must be of the pod's.
+fn check_user(user: &User, users: &UserNamespace) -> Result<(), SpecError> {
+    let unmapped = |kind: &str, id: u32| {
+        Err(SpecError::Refused(format!("{kind} {id} is not in the range of the pod's user namespace")))
+    };
+    if users.uids.to_host(user.uid).is_none() {
+        return unmapped("user", user.uid);
+    }
+    match user.groups.iter().chain([&user.gid]).find(|&&group| users.gids.to_host(group).is_none()) {
+        Some(&group) => unmapped("group", group),
+        None => Ok(()),
+    }
+}
+
+/// A range as OCI has it.
+fn mapping(range: IdRange) -> Vec<LinuxIdMapping> {
+    let mapping = LinuxIdMappingBuilder::default().host_id(range.host).container_id(0u32).size(range.length);
+    // It fails only if a field is not set.
+    mapping.build().into_iter().collect()
 }
 
 /// What this runtime does not do, said when it is asked for rather than left out in silence.
@@ -154,10 +186,6 @@ fn refuse_unsupported(
         return refuse(
             "SELinux labels are not supported by this runtime, and SELinux is enabled on this node",
         );
-    }
-    let options = security.namespace_options.clone().unwrap_or_default();
-    if options.userns_options.is_some_and(|user| user.mode() == cri::NamespaceMode::Pod) {
-        return refuse("user namespaces are not supported by this runtime yet");
     }
     let localhost = security
         .apparmor
@@ -226,6 +254,9 @@ fn namespaces(input: &Input<'_>, privileged: bool) -> Vec<LinuxNamespace> {
     };
     let pinned = |name| Some(namespace_path(input.pod_run, name));
     let mut all = vec![namespace(LinuxNamespaceType::Mount, None)];
+    if input.users.is_some() {
+        all.push(namespace(LinuxNamespaceType::User, pinned("user")));
+    }
     if !input.node_network {
         all.push(namespace(LinuxNamespaceType::Network, pinned("net")));
         all.push(namespace(LinuxNamespaceType::Uts, pinned("uts")));
@@ -304,7 +335,11 @@ mod tests {
         .unwrap()
     }
 
-    fn with_input<T>(config: &cri::ContainerConfig, test: impl FnOnce(Input<'_>) -> T) -> T {
+    fn with_input<T>(
+        config: &cri::ContainerConfig,
+        users: Option<UserNamespace>,
+        test: impl FnOnce(Input<'_>) -> T,
+    ) -> T {
         let root = tempfile::tempdir().unwrap();
         let sandbox = cri::PodSandboxConfig { hostname: "pod".into(), ..cri::PodSandboxConfig::default() };
         test(Input {
@@ -318,11 +353,12 @@ mod tests {
             pid: PidNamespace::Own,
             node_network: false,
             node_ipc: false,
+            users,
         })
     }
 
     fn generated(config: &cri::ContainerConfig) -> Spec {
-        with_input(config, |input| generate(&input).unwrap().0)
+        with_input(config, None, |input| generate(&input).unwrap().0)
     }
 
     fn security(context: cri::LinuxContainerSecurityContext) -> cri::ContainerConfig {
@@ -403,17 +439,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused() {
-        let config = security(cri::LinuxContainerSecurityContext {
-            namespace_options: Some(cri::NamespaceOption {
-                userns_options: Some(cri::UserNamespace {
-                    mode: cri::NamespaceMode::Pod.into(),
-                    ..Default::default()
-                }),
-                ..Default::default()
-            }),
+    fn a_user_namespace_is_joined_and_its_files_are_mapped() {
+        let range = IdRange { host: 65536, length: 65536 };
+        let users = Some(UserNamespace { uids: range, gids: range });
+        let devices = vec![cri::Device {
+            host_path: "/dev/null".into(),
+            container_path: "/dev/x".into(),
             ..Default::default()
-        });
-        assert!(with_input(&config, |input| generate(&input)).is_err());
+        }];
+        let config = cri::ContainerConfig { devices, ..Default::default() };
+        let spec = with_input(&config, users, |input| generate(&input).unwrap().0);
+        let linux = spec.linux().as_ref().unwrap();
+        let joined = |namespace: &&LinuxNamespace| namespace.typ() == LinuxNamespaceType::User;
+        let namespace = linux.namespaces().iter().flatten().find(joined).unwrap();
+        assert_eq!(namespace.path().as_deref(), Some(Path::new("/run/pod/ns/user")));
+        assert_eq!(linux.uid_mappings().as_ref().unwrap()[0].host_id(), 65536);
+        assert!(linux.devices().as_ref().unwrap().is_empty());
+        let mounts = spec.mounts().as_ref().unwrap();
+        let device = mounts.iter().find(|mount| mount.destination() == "/dev/x").unwrap();
+        assert_eq!(device.source().as_deref(), Some(Path::new("/dev/null")));
+    }
+
+    #[test]
+    fn users_outside_the_user_namespace_are_refused() {
+        let range = IdRange { host: 65536, length: 65536 };
+        let users = Some(UserNamespace { uids: range, gids: range });
+        for context in [
+            cri::LinuxContainerSecurityContext {
+                run_as_user: Some(cri::Int64Value { value: 65536 }),
+                ..Default::default()
+            },
+            cri::LinuxContainerSecurityContext { supplemental_groups: vec![70000], ..Default::default() },
+        ] {
+            let refused = with_input(&security(context), users, |input| generate(&input)).unwrap_err();
+            assert!(refused.to_string().contains("user namespace"), "{refused}");
+        }
     }
 }

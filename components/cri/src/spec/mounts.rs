@@ -1,7 +1,10 @@
 //! What is mounted in a container: the kernel's file systems, the pod's files, and what the pod's author asked for.
 
-use super::{Input, SpecError};
-use crate::shim::sandbox::shm_path;
+use super::{Input, SpecError, devices::Node, mapping};
+use crate::{
+    shim::sandbox::shm_path,
+    userns::{IdRange, UserNamespace},
+};
 use cairn_contract::cri;
 use oci_spec::runtime::Mount;
 use std::{
@@ -69,7 +72,9 @@ pub(super) fn resolve(
     for name in ["resolv.conf", "hostname", "hosts"] {
         let source = input.pod_state.join(name);
         if source.exists() {
-            mounts.push(bind(&format!("/etc/{name}"), &source, &["rbind", "rprivate", file_access]));
+            let mut file = bind(&format!("/etc/{name}"), &source, &["rbind", "rprivate", file_access]);
+            map_owners(&mut file, input.users.as_ref());
+            mounts.push(file);
         }
     }
     let mut wanted: Vec<&cri::Mount> = input.config.mounts.iter().collect();
@@ -84,7 +89,7 @@ pub(super) fn resolve(
     };
     let mut propagation = Propagation::Private;
     for mount in wanted {
-        let (oci, its) = volume(mount, &mounted)?;
+        let (oci, its) = volume(mount, input.users.as_ref(), &mounted)?;
         mounts.retain(|held| held.destination() != oci.destination());
         mounts.push(oci);
         propagation = propagation.max(its);
@@ -111,8 +116,44 @@ fn travels(mounted: &str, path: &Path, wanted: Propagation) -> bool {
     }
 }
 
+/// A device of the node's, lent.
+pub(super) fn device(node: &Node) -> Mount {
+    let mut mount = bind("", &node.source, &["bind", "rprivate", "nosuid", "noexec"]);
+    mount.set_destination(node.oci.path().clone());
+    mount
+}
+
+/// The owners of what is mounted are those of the pod.
+fn map_owners(mount: &mut Mount, users: Option<&UserNamespace>) {
+    mount
+        .set_uid_mappings(users.map(|users| mapping(users.uids)))
+        .set_gid_mappings(users.map(|users| mapping(users.gids)));
+}
+
+/// Whether a mount's owners are to be mapped: to the pod's ranges, since others would be nobody in it.
+fn mapped(wanted: &cri::Mount, users: Option<&UserNamespace>) -> Result<bool, String> {
+    if wanted.uid_mappings.is_empty() && wanted.gid_mappings.is_empty() {
+        return Ok(false);
+    }
+    let Some(users) = users else {
+        return Err("its owners are to be mapped, but the pod has no user namespace".to_owned());
+    };
+    let range = |mappings, kind| IdRange::of(mappings, kind).map_err(|error| error.to_string());
+    let (uids, gids) = (range(&wanted.uid_mappings, "user ids")?, range(&wanted.gid_mappings, "group ids")?);
+    if *users != (UserNamespace { uids, gids }) {
+        return Err(
+            "its owners are to be mapped to other ranges than the pod's user namespace has".to_owned()
+        );
+    }
+    Ok(true)
+}
+
 /// One of the pod author's mounts; `mounted` is `/proc/self/mountinfo`.
-fn volume(wanted: &cri::Mount, mounted: &str) -> Result<(Mount, Propagation), SpecError> {
+fn volume(
+    wanted: &cri::Mount,
+    users: Option<&UserNamespace>,
+    mounted: &str,
+) -> Result<(Mount, Propagation), SpecError> {
     let refuse = |reason: &str| {
         Err(SpecError::Refused(format!(
             "mount of {} on {}: {reason}",
@@ -125,9 +166,10 @@ fn volume(wanted: &cri::Mount, mounted: &str) -> Result<(Mount, Propagation), Sp
     if wanted.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
         return refuse("image volumes are not supported by this runtime yet");
     }
-    if !wanted.uid_mappings.is_empty() || !wanted.gid_mappings.is_empty() {
-        return refuse("user namespaces are not supported by this runtime yet");
-    }
+    let mapped = match mapped(wanted, users) {
+        Ok(mapped) => mapped,
+        Err(reason) => return refuse(&reason),
+    };
     let source = Path::new(&wanted.host_path);
     if !source.is_absolute() {
         return refuse("the host path must be absolute");
@@ -159,7 +201,9 @@ fn volume(wanted: &cri::Mount, mounted: &str) -> Result<(Mount, Propagation), Sp
     };
     let mut options = vec!["rbind", option, access];
     options.extend(wanted.mount_options.iter().map(String::as_str));
-    Ok((bind(&wanted.container_path, &source, &options), propagation))
+    let mut mount = bind(&wanted.container_path, &source, &options);
+    map_owners(&mut mount, users.filter(|_| mapped));
+    Ok((mount, propagation))
 }
 
 #[cfg(test)]
@@ -179,7 +223,7 @@ mod tests {
     fn a_volume_becomes_a_recursive_bind() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("made");
-        let (mount, propagation) = volume(&wanted(&missing), "").unwrap();
+        let (mount, propagation) = volume(&wanted(&missing), None, "").unwrap();
         assert!(missing.is_dir());
         assert_eq!(mount.options().as_deref().unwrap(), ["rbind", "rprivate", "ro"]);
         assert_eq!(propagation, Propagation::Private);
@@ -188,8 +232,8 @@ mod tests {
             ..wanted(directory.path())
         };
         let node = "1 0 8:1 / / rw shared:1 - ext4 x rw\n";
-        assert_eq!(volume(&shared, node).unwrap().1.root(), "shared");
-        assert!(volume(&shared, &node.replace(" shared:1", "")).is_err());
+        assert_eq!(volume(&shared, None, node).unwrap().1.root(), "shared");
+        assert!(volume(&shared, None, &node.replace(" shared:1", "")).is_err());
     }
 
     #[test]
@@ -215,6 +259,6 @@ mod tests {
             cri::Mount { recursive_read_only: true, readonly: false, ..base.clone() },
             cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..base },
         ];
-        assert!(refused.iter().all(|mount| volume(mount, "").is_err()));
+        assert!(refused.iter().all(|mount| volume(mount, None, "").is_err()));
     }
 }
