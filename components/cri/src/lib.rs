@@ -8,8 +8,9 @@
 //!
 //! The rest are the crafts both use: [`spec`] turns a CRI container into an OCI configuration, [`cgroup`] limits and
 //! measures, [`network`] calls CNI plugins, [`snapshot`] mounts root file systems, [`userns`] and [`idmap`] give pods users of
-//! their own, [`record`] writes what survives.
+//! their own, [`apparmor`] finds their profiles, [`record`] writes what survives.
 
+pub mod apparmor;
 pub mod cgroup;
 pub mod idmap;
 pub mod image;

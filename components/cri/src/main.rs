@@ -6,6 +6,7 @@ use cairn_contract::{
     runtime::RuntimeConfig,
 };
 use cairn_cri::{
+    apparmor,
     image::{ImageServer, ImageService},
     runtime::{Runtime, RuntimeServer},
 };
@@ -93,6 +94,9 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&config.run)?;
     // A daemon that a kubelet can reach is one that knows its containers: the socket comes last.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Err(error) = apparmor::load_default() {
+        tracing::warn!("containers run without the default AppArmor profile: {error}");
+    }
     let images = ImageService::open(&config).await?;
     let runtime = Runtime::open(config.clone(), images.clone()).await?;
     let listener = listen(&config.socket)?;

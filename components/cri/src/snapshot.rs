@@ -122,6 +122,29 @@ impl Snapshot {
     }
 }
 
+/// Mounts `layers` (top first) alone at `place`, which is made: nothing in it can be changed or run.
+pub fn mount_read_only(layers: &[PathBuf], owners: Option<&Owners>, place: &Path) -> io::Result<()> {
+    let beside = |name: &str| place.with_extension(name);
+    // Below the others, since overlayfs wants two where nothing can be written.
+    let empty = beside("empty");
+    for directory in [place, &empty] {
+        fs::create_dir_all(directory)?;
+    }
+    let shifted = owners.map(|owners| Shifted::new(&beside("layers"), layers, owners)).transpose()?;
+    let layers = shifted.as_ref().map_or(layers, |shifted| &shifted.layers);
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers.iter().chain([&empty]) {
+        fsconfig_set_string(&overlay, "lowerdir+", layer)?;
+    }
+    fsconfig_create(&overlay)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let mounted = fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    idmap::attach(mounted.as_fd(), place)
+}
+
 /// Copies of layers with shifted owners, while overlayfs takes its own copies of them.
 #[derive(Debug)]
 struct Shifted {

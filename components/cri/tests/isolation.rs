@@ -482,6 +482,51 @@ fn misfits() -> Vec<(&'static str, cri::ContainerConfig)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_a_volume() {
+    if let Some(reason) = obstacle() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut node = Node::new();
+    let mut client = node.start().await;
+    let mut kinds =
+        vec![cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..Default::default() }];
+    if has_user_namespaces(&mut client).await {
+        kinds.push(own_users());
+    }
+    for (number, options) in kinds.iter().enumerate() {
+        let pod = run_pod(&mut client, node.pod(&format!("volume-{number}"), options)).await;
+        let image = |at: &str, path: &str| cri::Mount {
+            image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+            image_sub_path: path.into(),
+            ..volume(Path::new(""), at)
+        };
+        let mut config = container("reader", options);
+        config.mounts = vec![image("/whole", ""), image("/part", "srv/web")];
+        let reader = run(&mut client, &pod, config.clone()).await;
+        assert_eq!(
+            output(&mut client, &reader, "cat /part/index; stat -c %u /part/index").await,
+            "page\n33\n"
+        );
+        assert!(output(&mut client, &reader, "touch /whole/x").await.contains("ead-only"));
+        assert!(output(&mut client, &reader, "/whole/bin/busybox true").await.contains("ermission denied"));
+        for (word, path) in [("image_sub_path", "../etc"), ("image_sub_path", "absent")] {
+            config.metadata.as_mut().unwrap().name = "refused".into();
+            config.mounts = vec![image("/whole", path)];
+            let refusal = try_create(&mut client, &pod, config.clone()).await.unwrap_err();
+            assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+            assert!(refusal.message().contains(word), "{refusal}");
+        }
+        config.mounts = vec![image("/whole", "")];
+        config.mounts[0].image.as_mut().unwrap().image = "cairn.local/absent:1".into();
+        let refusal = try_create(&mut client, &pod, config).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::NotFound, "{refusal}");
+        remove_pod(&mut client, pod).await;
+    }
+    assert_eq!(node.leaks(), Vec::<String>::new(), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shared_pid_namespace_gives_no_way_out() {
     if let Some(reason) = obstacle() {
         println!("skipped: {reason}");

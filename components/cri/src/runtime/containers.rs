@@ -1,7 +1,7 @@
 //! Containers: created, started, stopped, removed; commands in them.
 
 use super::{
-    Runtime, RuntimeError, lock, new_id, now,
+    Runtime, RuntimeError, image_volumes, lock, new_id, now,
     state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
 };
 use crate::{
@@ -58,10 +58,12 @@ impl Runtime {
         let missing = || RuntimeError::NotFound(format!("image `{wanted}`"));
         let image = images.resolve(wanted).ok_or_else(missing)?;
         let hold = images.hold(&image).ok_or_else(missing)?;
+        let (volumes, mut holds): (Vec<_>, Vec<_>) = self.hold_volumes(&config)?.into_iter().unzip();
+        holds.push(hold);
         let id = new_id();
-        match self.prepare_container(&id, &sandbox, &config, &image) {
+        match self.prepare_container(&id, &sandbox, &config, &image, &volumes) {
             Ok(record) => {
-                let container = Arc::new(Container::new(record, Some(hold)));
+                let container = Arc::new(Container::new(record, holds));
                 lock(&self.inner.containers).insert(id.clone(), container);
                 self.publish(&id, &sandbox.id, cri::ContainerEventType::ContainerCreatedEvent);
                 Ok(id)
@@ -82,6 +84,7 @@ impl Runtime {
         sandbox: &PodRecord,
         config: &cri::ContainerConfig,
         image: &Image,
+        volumes: &[Arc<Image>],
     ) -> Result<ContainerRecord, RuntimeError> {
         let fault = |error: std::io::Error| RuntimeError::fault("cannot create the container", error);
         let bundle = self.bundle(id);
@@ -90,6 +93,8 @@ impl Runtime {
         fs::create_dir_all(self.container_state(id)).map_err(fault)?;
         let snapshot = self.snapshot(id);
         snapshot.mount(&self.inner.images.layers(image), owners.as_ref()).map_err(fault)?;
+
+        let resolved = self.mount_volumes(&bundle, config, volumes, owners.as_ref())?;
 
         let linux = config.linux.as_ref();
         let resources =
@@ -104,7 +109,7 @@ impl Runtime {
         let shares_pids = pid != PidNamespace::Own;
         let cgroup = sandbox.cgroup.join(id);
         let (spec, user) = spec::generate(&spec::Input {
-            config,
+            config: &resolved,
             sandbox: &sandbox.config,
             image: &image.config,
             rootfs: &bundle.join("rootfs"),
@@ -139,6 +144,7 @@ impl Runtime {
             reason: String::new(),
             message: String::new(),
             image_id: image.id.to_string(),
+            volumes: volumes.iter().map(|image| image.id.to_string()).collect(),
             image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
             stop_signal: stop_signal(config, image),
             log,
@@ -316,7 +322,7 @@ impl Runtime {
             .await
             .map_err(|error| RuntimeError::Fault(error.to_string()))?
             .map_err(|error| RuntimeError::fault("cannot remove the container's files", error))?;
-        lock(&container.hold).take();
+        lock(&container.holds).clear();
         lock(&self.inner.containers).remove(&id);
         self.publish(&id, &sandbox, cri::ContainerEventType::ContainerDeletedEvent);
         Ok(())
@@ -326,7 +332,9 @@ impl Runtime {
     pub(super) fn erase_container(&self, id: &str) -> std::io::Result<()> {
         let snapshot = self.snapshot(id);
         snapshot.unmount();
-        idmap::detach_all(&self.bundle(id).join(stage::DIRECTORY));
+        for directory in [stage::DIRECTORY, image_volumes::DIRECTORY] {
+            idmap::detach_all(&self.bundle(id).join(directory));
+        }
         // The bundle first: its record still tells a restart to come back here.
         match fs::remove_dir_all(self.bundle(id)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

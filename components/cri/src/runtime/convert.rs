@@ -141,6 +141,7 @@ mod tests {
             reason: String::new(),
             message: String::new(),
             image_id: String::new(),
+            volumes: Vec::new(),
             image_ref: String::new(),
             stop_signal: 15,
             log: None,

@@ -15,6 +15,7 @@ mod convert;
 mod error;
 mod features;
 mod files;
+mod image_volumes;
 mod measure;
 mod pods;
 mod reconcile;

@@ -61,8 +61,9 @@ impl Runtime {
 
     fn adopt(&self, id: String, record: ContainerRecord) {
         let images = &self.inner.images;
-        let hold = images.resolve(&record.image_id).and_then(|image| images.hold(&image));
-        lock(&self.inner.containers).insert(id, Arc::new(Container::new(record, hold)));
+        let held = [&record.image_id].into_iter().chain(&record.volumes);
+        let holds = held.filter_map(|id| images.hold(&*images.resolve(id)?)).collect();
+        lock(&self.inner.containers).insert(id, Arc::new(Container::new(record, holds)));
     }
 
     fn discard_container(&self, id: &str) {

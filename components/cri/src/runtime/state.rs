@@ -100,6 +100,9 @@ pub(super) struct ContainerRecord {
     pub(super) message: String,
     /// Image id, `sha256:…`.
     pub(super) image_id: String,
+    /// Ids of the images that are its volumes.
+    #[serde(default)]
+    pub(super) volumes: Vec<String>,
     /// What the image is called by: a repository digest, or the id.
     pub(super) image_ref: String,
     /// Signal that asks it to end.
@@ -189,21 +192,21 @@ pub(super) struct Container {
     pub(super) ended: watch::Sender<bool>,
     /// Held while it is started, stopped or removed.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// Keeps its image.
-    pub(super) hold: Mutex<Option<ImageHold>>,
+    /// Keep its image and those of its volumes.
+    pub(super) holds: Mutex<Vec<ImageHold>>,
     /// Last measurements.
     pub(super) samples: Mutex<Samples>,
 }
 
 impl Container {
     /// A container as recorded.
-    pub(super) fn new(record: ContainerRecord, hold: Option<ImageHold>) -> Self {
+    pub(super) fn new(record: ContainerRecord, holds: Vec<ImageHold>) -> Self {
         Self {
             ended: watch::Sender::new(record.exit.is_some()),
             record: record.into(),
             saving: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            hold: hold.into(),
+            holds: holds.into(),
             samples: Mutex::default(),
         }
     }

@@ -7,6 +7,7 @@
 
 use super::stage::stage;
 use crate::{
+    apparmor,
     cgroup::{self, Cgroup, Layout},
     protocol::Start,
 };
@@ -130,7 +131,11 @@ pub fn exec(
         .transpose()
         .map_err(|error| format!("cannot open the pod's user namespace: {error}"))?;
     let mut process = spec.process().clone().ok_or("the container has no process")?;
-    process.set_args(Some(command)).set_terminal(Some(false)).set_capabilities(None);
+    process
+        .set_args(Some(command))
+        .set_terminal(Some(false))
+        .set_capabilities(None)
+        .set_apparmor_profile(None);
     let process_file = root.join(container).join("exec.json");
     save_json(&process_file, &process)?;
     let started = ContainerBuilder::new(container.to_owned(), SyscallType::default())
@@ -172,7 +177,7 @@ fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
 /// The configuration for libcontainer: without what [`Confined`] does.
 fn strip(mut spec: Spec) -> Spec {
     if let Some(process) = spec.process_mut() {
-        process.set_capabilities(None);
+        process.set_capabilities(None).set_apparmor_profile(None);
     }
     if let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None);
@@ -222,6 +227,7 @@ struct Confined {
     users: Option<Arc<File>>,
     seccomp: Option<LinuxSeccomp>,
     capabilities: Option<LinuxCapabilities>,
+    apparmor: Option<String>,
 }
 
 impl Confined {
@@ -230,6 +236,7 @@ impl Confined {
             users: None,
             seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().clone()),
             capabilities: spec.process().as_ref().and_then(|process| process.capabilities().clone()),
+            apparmor: spec.process().as_ref().and_then(|process| process.apparmor_profile().clone()),
         }
     }
 }
@@ -260,6 +267,10 @@ impl Confined {
         if let Some(users) = &self.users {
             become_user_of(users, process)
                 .map_err(|error| other(format!("cannot enter the pod's user namespace: {error}")))?;
+        }
+        if let Some(profile) = &self.apparmor {
+            apparmor::apply_at_exec(profile)
+                .map_err(|error| other(format!("cannot apply AppArmor profile {profile}: {error}")))?;
         }
         // Without no_new_privs a filter needs CAP_SYS_ADMIN, so it comes before the capabilities go.
         if let Some(seccomp) = &self.seccomp {

@@ -14,6 +14,7 @@ pub use sysctl::{OwnNamespaces, SysctlError, sysctl_path};
 pub use user::{Accounts, User, UserError};
 
 use crate::{
+    apparmor,
     cgroup::{Layout, layout},
     shim::sandbox::namespace_path,
     userns::{IdRange, UserNamespace},
@@ -80,6 +81,9 @@ pub enum SpecError {
     /// A capability that cannot be given.
     #[error(transparent)]
     Capability(#[from] capabilities::CapabilityError),
+    /// An AppArmor profile that cannot be had.
+    #[error(transparent)]
+    AppArmor(#[from] apparmor::AppArmorError),
     /// Something asked for cannot be given; the text says what and why.
     #[error("{0}")]
     Refused(String),
@@ -117,7 +121,7 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
         .set_cwd(working_directory(input.config, image))
         .set_no_new_privileges(security.no_new_privs.then_some(true))
         .set_rlimits(None)
-        .set_apparmor_profile(None)
+        .set_apparmor_profile(apparmor::resolve(security)?)
         .set_capabilities(Some(capabilities::sets(set.clone(), ambient)));
 
     let mut resources = LinuxResources::default();
@@ -186,18 +190,6 @@ fn refuse_unsupported(
         return refuse(
             "SELinux labels are not supported by this runtime, and SELinux is enabled on this node",
         );
-    }
-    let localhost = security
-        .apparmor
-        .as_ref()
-        .is_some_and(|profile| profile.profile_type() == cri::security_profile::ProfileType::Localhost);
-    if (localhost || security.apparmor_profile.starts_with("localhost/"))
-        && !Path::new("/sys/kernel/security/apparmor").exists()
-    {
-        return refuse("an AppArmor profile is asked for, but AppArmor is not enabled on this node");
-    }
-    if localhost || security.apparmor_profile.starts_with("localhost/") {
-        return refuse("AppArmor profiles are not supported by this runtime yet");
     }
     Ok(())
 }

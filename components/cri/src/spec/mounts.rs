@@ -163,9 +163,6 @@ fn volume(
     if !wanted.container_path.starts_with('/') {
         return refuse("the container path must be absolute");
     }
-    if wanted.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return refuse("image volumes are not supported by this runtime yet");
-    }
     let mapped = match mapped(wanted, users) {
         Ok(mapped) => mapped,
         Err(reason) => return refuse(&reason),
