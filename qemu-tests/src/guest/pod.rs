@@ -133,6 +133,21 @@ impl PodBuilder {
         self
     }
 
+    /// Has users of its own: its ids from 0 are the node's from `first`, so many.
+    pub fn own_users(mut self, first: u32, length: u32) -> Self {
+        let ids = vec![cri::IdMapping { host_id: first, container_id: 0, length }];
+        if let Some(context) = self.config.linux.as_mut().and_then(|linux| linux.security_context.as_mut())
+            && let Some(options) = &mut context.namespace_options
+        {
+            options.userns_options = Some(cri::UserNamespace {
+                mode: cri::NamespaceMode::Pod.into(),
+                uids: ids.clone(),
+                gids: ids,
+            });
+        }
+        self
+    }
+
     /// Makes it.
     pub async fn run(self) -> Result<Pod, Stop> {
         let mut client = self.guest.runtime();
@@ -235,6 +250,37 @@ impl ContainerBuilder {
             container_path: container.to_owned(),
             ..Default::default()
         });
+        self
+    }
+
+    /// A directory of the node in the container, its owners those of the pod's own users.
+    pub fn mount_mapped(mut self, host: &str, container: &str) -> Self {
+        let users = self.pod.namespaces().and_then(|options| options.userns_options).unwrap_or_default();
+        self.config.mounts.push(cri::Mount {
+            host_path: host.to_owned(),
+            container_path: container.to_owned(),
+            uid_mappings: users.uids,
+            gid_mappings: users.gids,
+            ..Default::default()
+        });
+        self
+    }
+
+    /// A device of the node.
+    pub fn device(mut self, host: &str, container: &str, permissions: &str) -> Self {
+        self.config.devices.push(cri::Device {
+            host_path: host.to_owned(),
+            container_path: container.to_owned(),
+            permissions: permissions.to_owned(),
+        });
+        self
+    }
+
+    /// Profiles, users and the rest of its security.
+    pub fn security(mut self, change: impl FnOnce(&mut cri::LinuxContainerSecurityContext)) -> Self {
+        if let Some(context) = self.config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+            change(context);
+        }
         self
     }
 

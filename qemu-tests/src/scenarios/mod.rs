@@ -1,10 +1,12 @@
 //! The scenarios, one file each. Their order here is the order of the report.
 
 mod api_roles;
+mod apparmor;
 mod cold_boot;
 mod container_baked;
 mod container_pulled;
 mod daemon_killed;
+mod device_denied;
 mod dual_stack;
 mod exec_logs;
 mod firmware_boot;
@@ -12,14 +14,17 @@ mod flipped_byte;
 mod image_layers;
 mod immutable;
 mod limits;
+mod limits_bite;
 mod memory_limit;
 mod open_ports;
 mod pod_network;
 mod port_map;
 mod pull_faults;
 mod reboot_pod;
+mod seccomp_denied;
 mod second_boot;
 mod stats;
+mod user_namespace;
 
 use crate::scenario::Scenario;
 
@@ -38,7 +43,12 @@ pub static ALL: &[&Scenario] = &[
     &pod_network::SCENARIO,
     &port_map::SCENARIO,
     &limits::SCENARIO,
+    &limits_bite::SCENARIO,
     &memory_limit::SCENARIO,
+    &device_denied::SCENARIO,
+    &seccomp_denied::SCENARIO,
+    &user_namespace::SCENARIO,
+    &apparmor::SCENARIO,
     &stats::SCENARIO,
     &daemon_killed::SCENARIO,
     &second_boot::SCENARIO,

@@ -1,6 +1,9 @@
 //! Records as CRI messages, and the filters of CRI's lists.
 
-use super::state::{ContainerRecord, PodPhase, PodRecord};
+use super::{
+    image_volumes,
+    state::{ContainerRecord, PodPhase, PodRecord},
+};
 use cairn_contract::cri;
 use std::collections::HashMap;
 
@@ -84,7 +87,7 @@ pub(super) fn container_status(record: &ContainerRecord) -> cri::ContainerStatus
         message: record.message.clone(),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
+        mounts: mounts(record),
         log_path: record.log.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         resources: Some(cri::ContainerResources { linux: Some((&record.resources).into()), windows: None }),
         image_id: record.image_id.clone(),
@@ -119,6 +122,18 @@ pub(super) fn container_matches(record: &ContainerRecord, filter: Option<&cri::C
             && filter.state.as_ref().is_none_or(|wanted| wanted.state() == record.state())
             && labels_match(&record.config.labels, &filter.label_selector)
     })
+}
+
+/// A container's mounts as asked for; those of images say by id which image it is.
+fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
+    let mut all = record.config.mounts.clone();
+    let images = all.iter_mut().filter(|mount| image_volumes::wanted(mount).is_some());
+    for (mount, id) in images.zip(&record.volumes) {
+        if let Some(image) = &mut mount.image {
+            image.image_ref.clone_from(id);
+        }
+    }
+    all
 }
 
 #[cfg(test)]
