@@ -54,7 +54,7 @@ impl Node {
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let node = Self { base, daemon: None };
         bake(&node.path("images"));
-        for name in ["bin", "net.d", "logs", "cdi"] {
+        for name in ["bin", "net.d", "logs"] {
             fs::create_dir(node.path(name)).unwrap();
         }
         let plugin = node.path("bin/claim");
@@ -523,6 +523,56 @@ async fn an_image_is_a_volume() {
         assert_eq!(refusal.code(), Code::NotFound, "{refusal}");
         remove_pod(&mut client, pod).await;
     }
+    assert_eq!(node.leaks(), Vec::<String>::new(), "{}", node.log());
+}
+
+/// A CDI specification of this machine's, while the test runs.
+struct Specification(PathBuf);
+
+impl Drop for Specification {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_has_a_name() {
+    if let Some(reason) = obstacle() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut node = Node::new();
+    let mut client = node.start().await;
+    let vendor = format!("cairn-test-{}.invalid", std::process::id());
+    let library = node.path("library");
+    fs::write(&library, "of the vendor").unwrap();
+    let text = serde_json::json!({
+        "cdiVersion": "0.6.0", "kind": format!("{vendor}/sink"),
+        "containerEdits": { "env": ["SINK=deep"] },
+        "devices": [{ "name": "one", "containerEdits": {
+            "deviceNodes": [{ "path": "/dev/sink", "hostPath": "/dev/zero" }],
+            "mounts": [{ "hostPath": library, "containerPath": "/lib/sink", "options": ["ro", "nosuid", "bind"] }],
+            "additionalGids": [4242],
+        } }]
+    });
+    fs::create_dir_all("/var/run/cdi").unwrap();
+    let file = Specification(format!("/var/run/cdi/{vendor}.json").into());
+    fs::write(&file.0, text.to_string()).unwrap();
+
+    let options = cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..Default::default() };
+    let pod = run_pod(&mut client, node.pod("cdi", &options)).await;
+    let name = format!("{vendor}/sink=one");
+    let mut config = container("field", &options);
+    config.cdi_devices = vec![cri::CdiDevice { name: name.clone() }];
+    let by_field = run(&mut client, &pod, config).await;
+    let mut config = container("annotated", &options);
+    config.annotations.insert("cdi.k8s.io/plugin".into(), name);
+    let by_annotation = run(&mut client, &pod, config).await;
+    for id in [by_field, by_annotation] {
+        let script = "echo $SINK; cat /lib/sink; dd if=/dev/sink bs=4 count=1 2>/dev/null | wc -c; id -G";
+        assert_eq!(output(&mut client, &id, script).await, "deep\nof the vendor4\n0 4242\n");
+    }
+    remove_pod(&mut client, pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new(), "{}", node.log());
 }
 

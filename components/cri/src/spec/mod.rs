@@ -4,6 +4,7 @@
 //! document. The rest of the runtime does what the document says.
 
 mod capabilities;
+mod cdi;
 mod devices;
 mod mounts;
 mod seccomp;
@@ -84,6 +85,9 @@ pub enum SpecError {
     /// An AppArmor profile that cannot be had.
     #[error(transparent)]
     AppArmor(#[from] apparmor::AppArmorError),
+    /// A CDI device that cannot be had.
+    #[error(transparent)]
+    Cdi(#[from] cdi::CdiError),
     /// Something asked for cannot be given; the text says what and why.
     #[error("{0}")]
     Refused(String),
@@ -91,14 +95,43 @@ pub enum SpecError {
 
 /// The configuration and who the process is.
 pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
+    let edits = cdi::resolve(&cdi_devices(input.config))?;
+    if edits.is_empty() {
+        return assemble(input, &[]);
+    }
+    // What a vendor's edits add is judged as if the pod had asked for it.
+    let mut config = input.config.clone();
+    let mut groups = Vec::new();
+    for edit in edits {
+        edit.apply(&mut config)?;
+        groups.extend(edit.additional_gids);
+    }
+    assemble(&Input { config: &config, pid: input.pid.clone(), ..*input }, &groups)
+}
+
+/// Devices by name: CRI's field, else the annotations that were used before there was one.
+fn cdi_devices(config: &cri::ContainerConfig) -> Vec<String> {
+    if !config.cdi_devices.is_empty() {
+        return config.cdi_devices.iter().map(|device| device.name.clone()).collect();
+    }
+    let mut annotations: Vec<_> =
+        config.annotations.iter().filter(|(key, _)| key.starts_with(cdi::ANNOTATION)).collect();
+    annotations.sort();
+    annotations.iter().flat_map(|(_, names)| names.split(',')).map(str::to_owned).collect()
+}
+
+fn assemble(input: &Input<'_>, groups: &[u32]) -> Result<(Spec, User), SpecError> {
     let none = cri::LinuxContainerSecurityContext::default();
     let linux = input.config.linux.as_ref();
     let security = linux.and_then(|linux| linux.security_context.as_ref()).unwrap_or(&none);
     let image = input.image.config().as_ref();
     refuse_unsupported(input.config, security)?;
 
-    let user =
+    let mut user =
         Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
+    user.groups.extend_from_slice(groups);
+    user.groups.sort_unstable();
+    user.groups.dedup();
     let (set, ambient) = capabilities::resolve(security.capabilities.as_ref(), security.privileged)?;
     let devices =
         devices::Devices::resolve(&input.config.devices, security.privileged).map_err(SpecError::Refused)?;
@@ -177,10 +210,6 @@ fn refuse_unsupported(
     security: &cri::LinuxContainerSecurityContext,
 ) -> Result<(), SpecError> {
     let refuse = |text: &str| Err(SpecError::Refused(text.to_owned()));
-    let annotated = config.annotations.keys().any(|key| key.starts_with("cdi.k8s.io/"));
-    if annotated || !config.cdi_devices.is_empty() {
-        return refuse("CDI devices are not supported by this runtime yet");
-    }
     if config.windows.is_some() {
         return refuse("this is a Linux node: it cannot run a Windows container");
     }
