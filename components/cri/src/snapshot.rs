@@ -122,7 +122,7 @@ impl Snapshot {
     }
 }
 
-/// Mounts `layers` (top first) alone at `place`, which is made: nothing in it can be changed or run.
+/// Mounts `layers` (top first) alone at `place`, which is made: nothing in it can be changed.
 pub fn mount_read_only(layers: &[PathBuf], owners: Option<&Owners>, place: &Path) -> io::Result<()> {
     let beside = |name: &str| place.with_extension(name);
     // Below the others, since overlayfs wants two where nothing can be written.
@@ -138,7 +138,6 @@ pub fn mount_read_only(layers: &[PathBuf], owners: Option<&Owners>, place: &Path
     }
     fsconfig_create(&overlay)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mounted = fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;

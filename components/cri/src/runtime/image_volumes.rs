@@ -67,7 +67,7 @@ impl Runtime {
                 container_path: mount.container_path.clone(),
                 host_path: source.display().to_string(),
                 readonly: true,
-                mount_options: ["noexec", "nosuid", "nodev"].map(str::to_owned).to_vec(),
+                mount_options: ["nosuid", "nodev"].map(str::to_owned).to_vec(),
                 ..Default::default()
             };
         }
