@@ -299,7 +299,7 @@ async fn output(client: &mut Client, id: &str, script: &str) -> String {
 async fn pid_of(client: &mut Client, id: &str) -> i32 {
     let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: true };
     let info = client.container_status(request).await.unwrap().into_inner().info;
-    let record: serde_json::Value = serde_json::from_str(&info["record"]).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
     i32::try_from(record["pid"].as_i64().unwrap()).unwrap()
 }
 

@@ -368,6 +368,66 @@ async fn output(client: &mut Client, id: &str, script: &str) -> String {
     String::from_utf8(result.stdout).unwrap() + &String::from_utf8(result.stderr).unwrap()
 }
 
+/// Metrics, streams, verbose calls and updates of a pod with one running container among ended ones.
+async fn tells_all(client: &mut Client, node: &Node, pod: &str, server: &str) {
+    let descriptors = client.list_metric_descriptors(cri::ListMetricDescriptorsRequest {}).await.unwrap();
+    let descriptors = descriptors.into_inner().descriptors;
+    let metrics = client.list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await.unwrap();
+    let metrics = metrics.into_inner().pod_metrics;
+    let metrics = metrics.iter().find(|metrics| metrics.pod_sandbox_id == pod).unwrap();
+    assert_eq!(metrics.container_metrics.len(), 1, "only the running one");
+    let of_container = &metrics.container_metrics[0].metrics;
+    for metric in metrics.metrics.iter().chain(of_container) {
+        let descriptor = descriptors.iter().find(|known| known.name == metric.name).unwrap();
+        assert_eq!(descriptor.label_keys.len(), metric.label_values.len(), "{metric:?}");
+    }
+    let value = |name: &str| {
+        let metric = of_container.iter().find(|metric| metric.name == name);
+        metric.and_then(|metric| metric.value.as_ref()).unwrap_or_else(|| panic!("{name} is missing")).value
+    };
+    assert!(value("container_memory_usage_bytes") > 4096 && value("container_processes") >= 1);
+    assert!(value("container_file_descriptors") >= 3 && value("container_fs_limit_bytes") > 1 << 20);
+    assert!(value("container_start_time_seconds") > 1_600_000_000);
+    let received = metrics.metrics.iter().any(|held| held.name == "container_network_receive_bytes_total");
+    assert_eq!(received, node.bridged);
+
+    let request = cri::StreamContainersRequest::default();
+    let mut stream = client.stream_containers(request).await.unwrap().into_inner();
+    let mut streamed = Vec::new();
+    while let Some(page) = stream.message().await.unwrap() {
+        streamed.extend(page.containers);
+    }
+    let request = cri::ListContainersRequest::default();
+    assert_eq!(streamed, client.list_containers(request).await.unwrap().into_inner().containers);
+
+    let request = cri::ContainerStatusRequest { container_id: server.into(), verbose: true };
+    let told = client.container_status(request).await.unwrap().into_inner();
+    let info: serde_json::Value = serde_json::from_str(&told.info["info"]).unwrap();
+    assert_eq!(info["sandboxID"], pod);
+    assert!(info["pid"].as_i64().unwrap() > 1);
+    assert!(info["runtimeSpec"]["process"]["args"].is_array());
+
+    let update = |linux, annotations| cri::UpdateContainerResourcesRequest {
+        container_id: server.into(),
+        linux: Some(linux),
+        annotations,
+        ..Default::default()
+    };
+    let score = cri::LinuxContainerResources { oom_score_adj: 600, ..Default::default() };
+    client.update_container_resources(update(score.clone(), HashMap::new())).await.unwrap();
+    assert_eq!(output(client, server, "cat /proc/1/oom_score_adj").await.trim(), "600");
+    let unknown = update(score, HashMap::from([("a".to_owned(), "b".to_owned())]));
+    assert_eq!(client.update_container_resources(unknown).await.unwrap_err().code(), Code::InvalidArgument);
+    let resources = Some(cri::LinuxContainerResources { cpu_shares: 99, ..Default::default() });
+    let request = |pod: &str| cri::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.into(),
+        resources: resources.clone(),
+        ..Default::default()
+    };
+    client.update_pod_sandbox_resources(request(pod)).await.unwrap();
+    assert_eq!(client.update_pod_sandbox_resources(request("x")).await.unwrap_err().code(), Code::NotFound);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_lives_and_leaves_nothing() {
     if let Some(reason) = obstacle() {
@@ -492,6 +552,7 @@ async fn a_pod_lives_and_leaves_nothing() {
     let stats = client.pod_sandbox_stats(request).await.unwrap().into_inner().stats.unwrap().linux.unwrap();
     assert_eq!(stats.containers.len(), 1);
     assert_eq!(stats.network.is_some(), node.bridged);
+    tells_all(&mut client, &node, &pod, &server).await;
 
     // Too much memory.
     let hog = run(&mut client, &pod, container("hog", "head -c 200000000 /dev/zero | tr '\\0' 'x' | sort > /dev/null; x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")).await;

@@ -13,10 +13,12 @@
 //! level `cairn-<id>` has controllers enabled in its own `cgroup.subtree_control`, so that the kernel refuses
 //! (EBUSY) to take them away when systemd recomputes the slice. Cgroup v2 and the hybrid v1 layout are supported.
 
+mod detail;
 pub mod devices;
 mod resources;
 mod stats;
 
+pub use detail::{Detail, DeviceIo};
 pub use resources::Resources;
 pub use stats::{Pressure, Stats};
 

@@ -375,26 +375,6 @@ impl Runtime {
         }
     }
 
-    /// Changes the limits of a container.
-    pub(super) fn update_container(&self, id: &str, update: &Resources) -> Result<(), RuntimeError> {
-        let container = self.container(id)?;
-        {
-            let mut record = container.record();
-            match record.state() {
-                cri::ContainerState::ContainerExited => {
-                    return Err(RuntimeError::State(format!("container {} has ended", record.id)));
-                }
-                cri::ContainerState::ContainerRunning => update
-                    .completed_by(&record.resources)
-                    .apply(&Cgroup::new(&record.cgroup))
-                    .map_err(|error| RuntimeError::fault("cannot update the container", error))?,
-                _ => {}
-            }
-            record.resources.merge(update);
-        }
-        self.save_container(&container)
-    }
-
     /// Follows a renamed log file.
     pub(super) async fn reopen_log(&self, id: &str) -> Result<(), RuntimeError> {
         let container = self.container(id)?;

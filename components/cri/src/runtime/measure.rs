@@ -97,20 +97,8 @@ impl Runtime {
     fn measure(&self, container: &Container) -> cri::ContainerStats {
         let record = container.record().clone();
         let stats = Cgroup::new(&record.cgroup).stats().unwrap_or_default();
-        let upper = self.snapshot(&record.id);
-        let (rate, (bytes, inodes)) = {
-            let mut samples = lock(&container.samples);
-            let rate = stats.cpu_ns.and_then(|used| rate(&mut samples.cpu, used));
-            let files = match samples.files {
-                Some((at, bytes, inodes)) if at.elapsed() < FILES_FRESH => (bytes, inodes),
-                _ => {
-                    let (bytes, inodes) = upper.usage();
-                    samples.files = Some((Instant::now(), bytes, inodes));
-                    (bytes, inodes)
-                }
-            };
-            (rate, files)
-        };
+        let rate = stats.cpu_ns.and_then(|used| rate(&mut lock(&container.samples).cpu, used));
+        let (bytes, inodes) = self.files_of(container);
         cri::ContainerStats {
             attributes: Some(cri::ContainerAttributes {
                 id: record.id.clone(),
@@ -136,6 +124,20 @@ impl Runtime {
                 swap_usage_bytes: value(stats.swap),
             }),
             io: Some(io(&stats)),
+        }
+    }
+
+    /// Bytes and inodes of a container's writable layer; not newer than [`FILES_FRESH`].
+    pub(super) fn files_of(&self, container: &Container) -> (u64, u64) {
+        let snapshot = self.snapshot(&container.record().id);
+        let mut samples = lock(&container.samples);
+        match samples.files {
+            Some((at, bytes, inodes)) if at.elapsed() < FILES_FRESH => (bytes, inodes),
+            _ => {
+                let (bytes, inodes) = snapshot.usage();
+                samples.files = Some((Instant::now(), bytes, inodes));
+                (bytes, inodes)
+            }
         }
     }
 

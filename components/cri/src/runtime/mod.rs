@@ -16,12 +16,16 @@ mod error;
 mod features;
 mod files;
 mod image_volumes;
+mod inspect;
 mod measure;
+mod metrics;
+mod pages;
 mod pods;
 mod reconcile;
 mod service;
 mod shim_client;
 mod state;
+mod update;
 
 pub use error::RuntimeError;
 pub use service::RuntimeServer;

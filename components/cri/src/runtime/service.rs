@@ -1,10 +1,7 @@
 //! RuntimeService of CRI: each call unpacked, passed on, and its result packed.
 
-use super::{Runtime, RuntimeError, convert, lock};
-use crate::{
-    cgroup::{Resources, layout},
-    record,
-};
+use super::{Runtime, RuntimeError, convert, lock, metrics, pages::pages};
+use crate::record;
 use cairn_contract::{
     cri::{self, runtime_service_server::RuntimeService},
     runtime::CgroupDriver,
@@ -67,11 +64,7 @@ impl RuntimeService for RuntimeServer {
         };
         let network = self.runtime.inner.networks.ready().err();
         let network = network.map(|error| ("NetworkPluginNotReady", error.to_string()));
-        let mut info = HashMap::new();
-        if request.into_inner().verbose {
-            let config = serde_json::to_string(&self.runtime.inner.config).unwrap_or_default();
-            info.insert("config".to_owned(), config);
-        }
+        let info = if request.into_inner().verbose { self.runtime.status_info() } else { HashMap::new() };
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
@@ -145,10 +138,7 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let pod = self.runtime.pod(&request.pod_sandbox_id)?;
         let record = pod.record().clone();
-        let mut info = HashMap::new();
-        if request.verbose {
-            info.insert("record".to_owned(), serde_json::to_string(&record).unwrap_or_default());
-        }
+        let info = if request.verbose { self.runtime.pod_info(&record) } else { HashMap::new() };
         let containers = self.runtime.containers_of(&record.id);
         Ok(Response::new(cri::PodSandboxStatusResponse {
             status: Some(convert::pod_status(&record)),
@@ -165,15 +155,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Answer<cri::ListPodSandboxResponse> {
-        let filter = request.into_inner().filter;
-        let pods = self.runtime.all_pods();
-        let mut items: Vec<_> = pods
-            .iter()
-            .map(|pod| pod.record())
-            .filter(|record| convert::pod_matches(record, filter.as_ref()))
-            .map(|record| convert::pod_item(&record))
-            .collect();
-        items.sort_by_key(|item| std::cmp::Reverse(item.created_at));
+        let items = self.runtime.list_pods(request.into_inner().filter.as_ref());
         Ok(Response::new(cri::ListPodSandboxResponse { items }))
     }
 
@@ -220,15 +202,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::ListContainersRequest>,
     ) -> Answer<cri::ListContainersResponse> {
-        let filter = request.into_inner().filter;
-        let held = self.runtime.all_containers();
-        let mut containers: Vec<_> = held
-            .iter()
-            .map(|container| container.record())
-            .filter(|record| convert::container_matches(record, filter.as_ref()))
-            .map(|record| convert::container_item(&record))
-            .collect();
-        containers.sort_by_key(|item| std::cmp::Reverse(item.created_at));
+        let containers = self.runtime.list_containers(request.into_inner().filter.as_ref());
         Ok(Response::new(cri::ListContainersResponse { containers }))
     }
 
@@ -239,12 +213,7 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let container = self.runtime.container(&request.container_id)?;
         let record = container.record().clone();
-        let mut info = HashMap::new();
-        if request.verbose {
-            info.insert("record".to_owned(), serde_json::to_string(&record).unwrap_or_default());
-            let spec = self.runtime.bundle(&record.id).join(crate::shim::launch::SPEC_FILE);
-            info.insert("spec".to_owned(), std::fs::read_to_string(spec).unwrap_or_default());
-        }
+        let info = if request.verbose { self.runtime.container_info(&record) } else { HashMap::new() };
         Ok(Response::new(cri::ContainerStatusResponse {
             status: Some(convert::container_status(&record)),
             info,
@@ -255,10 +224,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
-        let request = request.into_inner();
-        let update = request.linux.as_ref().map(Resources::from).unwrap_or_default();
-        update.check(layout()).map_err(RuntimeError::Invalid)?;
-        self.runtime.update_container(&request.container_id, &update)?;
+        self.runtime.update_container(&request.into_inner())?;
         Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
     }
 
@@ -307,6 +273,69 @@ impl RuntimeService for RuntimeServer {
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
         let stats = self.runtime.list_pod_stats(request.into_inner().filter).await?;
         Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<BoxStream<cri::StreamPodSandboxesResponse>> {
+        let all = self.runtime.list_pods(request.into_inner().filter.as_ref());
+        Ok(pages(all, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes }))
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Answer<BoxStream<cri::StreamContainersResponse>> {
+        let all = self.runtime.list_containers(request.into_inner().filter.as_ref());
+        Ok(pages(all, |containers| cri::StreamContainersResponse { containers }))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<BoxStream<cri::StreamContainerStatsResponse>> {
+        let all = self.runtime.list_container_stats(request.into_inner().filter).await?;
+        Ok(pages(all, |container_stats| cri::StreamContainerStatsResponse { container_stats }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<BoxStream<cri::StreamPodSandboxStatsResponse>> {
+        let all = self.runtime.list_pod_stats(request.into_inner().filter).await?;
+        Ok(pages(all, |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<BoxStream<cri::StreamPodSandboxMetricsResponse>> {
+        let all = self.runtime.pod_metrics().await?;
+        Ok(pages(all, |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse { pod_sandbox_metrics }))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        Ok(Response::new(cri::ListMetricDescriptorsResponse { descriptors: metrics::descriptors() }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        let pod_metrics = self.runtime.pod_metrics().await?;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        self.runtime.update_pod(&request.into_inner())?;
+        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn get_container_events(
