@@ -40,9 +40,9 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     context.step("on the node it is nobody");
     let info = container.verbose_status(true).await?.info;
     let record: serde_json::Value = info
-        .get("record")
+        .get("info")
         .and_then(|text| serde_json::from_str(text).ok())
-        .ok_or_else(|| Stop::failed("the verbose status has no record"))?;
+        .ok_or_else(|| Stop::failed("the verbose status has no info"))?;
     let pid = record["pid"].as_i64().unwrap_or_default();
     let host = Host::look(&guest, probe).await?;
     let status = host.read_own(&format!("/proc/{pid}/status")).await?;
