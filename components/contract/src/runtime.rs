@@ -3,7 +3,7 @@
 
 use crate::paths;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// Who makes the pods' cgroups. Must be the kubelet's `cgroupDriver`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +14,47 @@ pub enum CgroupDriver {
     Systemd,
     /// Directories below `/sys/fs/cgroup`, written directly.
     Cgroupfs,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least serious message that is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What may become a failure.
+    Warn,
+    /// What an operator wants to know.
+    #[default]
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Its name, as in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// Configuration of `cairn-cri`.
@@ -42,6 +83,13 @@ pub struct RuntimeConfig {
     pub max_parallel_layers: usize,
     /// A pull that receives no byte for this long fails.
     pub pull_progress_timeout_seconds: u64,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged; the environment's RUST_LOG goes before it.
+    pub log_level: LogLevel,
+    /// Where Prometheus metrics are served; nowhere when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_address: Option<SocketAddr>,
 }
 
 impl Default for RuntimeConfig {
@@ -58,6 +106,9 @@ impl Default for RuntimeConfig {
             certs_d: paths::CERTS_D.into(),
             max_parallel_layers: 3,
             pull_progress_timeout_seconds: 300,
+            log_format: LogFormat::default(),
+            log_level: LogLevel::default(),
+            metrics_address: None,
         }
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod apparmor;
 pub mod cgroup;
+pub mod config;
 pub mod idmap;
 pub mod image;
 pub mod network;
@@ -21,4 +22,5 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod spec;
+pub mod telemetry;
 pub mod userns;

@@ -3,23 +3,27 @@
 use cairn_contract::{
     cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
     paths,
-    runtime::RuntimeConfig,
+    runtime::{LogFormat, RuntimeConfig},
 };
 use cairn_cri::{
     apparmor,
+    config::{self, ConfigError},
     image::{ImageServer, ImageService},
     runtime::{Runtime, RuntimeServer},
+    telemetry::{self, JsonLines, Observe, Operations},
 };
 use std::{
     error::Error,
+    ffi::OsString,
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 use tokio::{
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
 };
 use tokio_stream::wrappers::UnixListenerStream;
@@ -32,23 +36,89 @@ const MESSAGE_LIMIT: usize = 40 << 20;
 /// How long open requests may take to finish when the daemon is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+const USAGE: &str = "\
+usage: cairn-cri [--config PATH]     serve CRI
+       cairn-cri config default      print the default configuration, with what each key means
+       cairn-cri config check PATH   check a configuration
+       cairn-cri --help | --version
+
+example: cairn-cri config default > /etc/cairn/cri.toml
+         cairn-cri --config /etc/cairn/cri.toml
+         crictl --runtime-endpoint unix:///run/cairn/cri.sock info
+";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq)]
+enum Command {
+    Serve(PathBuf),
+    PrintDefault,
+    Check(PathBuf),
+    Help,
+    Version,
+}
+
+impl Command {
+    /// `None` when it makes no sense.
+    fn parse(arguments: &[OsString]) -> Option<Self> {
+        let words: Vec<&str> = arguments.iter().map(|word| word.to_str().unwrap_or_default()).collect();
+        Some(match words.as_slice() {
+            [] => Self::Serve(paths::CRI_CONFIG.into()),
+            ["--config", _] => Self::Serve(arguments[1].clone().into()),
+            ["config", "default"] => Self::PrintDefault,
+            ["config", "check", _] => Self::Check(arguments[2].clone().into()),
+            ["--help" | "-h" | "help"] => Self::Help,
+            ["--version"] => Self::Version,
+            _ => return None,
+        })
+    }
+}
+
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
-    let config = match arguments() {
-        Ok(path) => path,
-        Err(usage) => {
-            tracing::error!("{usage}");
-            return ExitCode::from(2);
-        }
-    };
-    let config = match load(&config) {
-        Ok(config) => config,
-        Err(error) => {
-            tracing::error!("{}: {error}", config.display());
-            return ExitCode::from(2);
-        }
-    };
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match Command::parse(&arguments) {
+        Some(Command::Serve(path)) => match load(&path) {
+            Ok(config) => serve(config),
+            Err(error) => refuse(&error.to_string()),
+        },
+        Some(Command::Check(path)) => match load(&path) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => refuse(&error.to_string()),
+        },
+        Some(Command::PrintDefault) => match config::documented_defaults() {
+            Ok(text) => print(&text),
+            Err(error) => refuse(&error.to_string()),
+        },
+        Some(Command::Help) => print(USAGE),
+        Some(Command::Version) => print(concat!("cairn-cri ", env!("CARGO_PKG_VERSION"), "\n")),
+        None => refuse(USAGE.trim_end()),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(3),
+    }
+}
+
+/// The user's mistake.
+fn refuse(text: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{text}");
+    ExitCode::from(2)
+}
+
+fn start_log(config: &RuntimeConfig) {
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level.name()));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.event_format(JsonLines).init(),
+    }
+}
+
+fn serve(config: RuntimeConfig) -> ExitCode {
+    start_log(&config);
     // Requests wait more than they work; two workers keep one slow fsync from holding up the rest.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -66,26 +136,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// `[--config PATH]`.
-fn arguments() -> Result<PathBuf, &'static str> {
-    let mut arguments = std::env::args_os().skip(1);
-    match (arguments.next(), arguments.next(), arguments.next()) {
-        (None, ..) => Ok(paths::CRI_CONFIG.into()),
-        (Some(option), Some(path), None) if option == "--config" => Ok(path.into()),
-        _ => Err("usage: cairn-cri [--config PATH]"),
-    }
-}
-
 /// The configuration; an absent file means the defaults only at the default place.
-fn load(path: &Path) -> Result<RuntimeConfig, Box<dyn Error>> {
+fn load(path: &Path) -> Result<RuntimeConfig, ConfigError> {
     match fs::read_to_string(path) {
-        Ok(text) => Ok(toml::from_str(&text)?),
+        Ok(text) => config::parse(path, &text),
         Err(error)
             if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(paths::CRI_CONFIG) =>
         {
             Ok(RuntimeConfig::default())
         }
-        Err(error) => Err(error.into()),
+        Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
     }
 }
 
@@ -99,6 +159,14 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     }
     let images = ImageService::open(&config).await?;
     let runtime = Runtime::open(config.clone(), images.clone()).await?;
+    let operations = Operations::default();
+    if let Some(address) = config.metrics_address {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("cannot serve metrics at {address} (metrics_address): {error}"))?;
+        tracing::info!(%address, "metrics");
+        tokio::spawn(telemetry::serve(listener, runtime.clone(), operations.clone()));
+    }
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
     let runtime =
@@ -106,6 +174,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     tracing::info!(socket = %config.socket.display(), "ready");
     let serving = Server::builder()
+        .layer(Observe(operations))
         .add_service(runtime)
         .add_service(images)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped());
@@ -146,5 +215,23 @@ async fn stopped() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_says_what_to_do() {
+        let parse =
+            |line: &str| Command::parse(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(parse(""), Some(Command::Serve(paths::CRI_CONFIG.into())));
+        assert_eq!(parse("--config /x"), Some(Command::Serve("/x".into())));
+        assert_eq!(parse("config check /x"), Some(Command::Check("/x".into())));
+        assert_eq!(parse("config default"), Some(Command::PrintDefault));
+        for bad in ["--config", "serve", "--config a b", "config"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Runtime, convert};
 use cairn_contract::cri;
-use std::cmp::Reverse;
+use std::{cmp::Reverse, fmt::Write};
 use tonic::{Response, codegen::BoxStream};
 
 /// Entries in one message of a stream. A pod's statistics with all its containers take a few kilobytes.
@@ -27,6 +27,36 @@ impl Runtime {
         let mut items: Vec<_> = fitting.map(|record| convert::container_item(&record)).collect();
         items.sort_by_key(|item| Reverse(item.created_at));
         items
+    }
+}
+
+impl Runtime {
+    /// Writes how many pods, containers and shims there are, in Prometheus' text format.
+    pub(crate) fn render_counts(&self, text: &mut String) {
+        let pods = self.list_pods(None);
+        let pods_in = |state| pods.iter().filter(|pod| pod.state() == state).count();
+        let containers = self.list_containers(None);
+        let containers_in = |state| containers.iter().filter(|held| held.state() == state).count();
+        let shims = self.all_pods().iter().filter(|pod| pod.shim().is_some()).count();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "# TYPE cairn_cri_pods gauge\n\
+             cairn_cri_pods{{state=\"ready\"}} {}\n\
+             cairn_cri_pods{{state=\"not_ready\"}} {}\n\
+             # TYPE cairn_cri_containers gauge\n\
+             cairn_cri_containers{{state=\"created\"}} {}\n\
+             cairn_cri_containers{{state=\"running\"}} {}\n\
+             cairn_cri_containers{{state=\"exited\"}} {}\n\
+             # HELP cairn_cri_shims Shims the daemon is connected to.\n\
+             # TYPE cairn_cri_shims gauge\n\
+             cairn_cri_shims {shims}\n",
+            pods_in(cri::PodSandboxState::SandboxReady),
+            pods_in(cri::PodSandboxState::SandboxNotready),
+            containers_in(cri::ContainerState::ContainerCreated),
+            containers_in(cri::ContainerState::ContainerRunning),
+            containers_in(cri::ContainerState::ContainerExited),
+        );
     }
 }
 
