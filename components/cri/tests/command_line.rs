@@ -1,5 +1,7 @@
 //! The daemon's command line, as an operator meets it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     process::{Command, Output},
