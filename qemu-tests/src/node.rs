@@ -26,6 +26,8 @@ use tokio::time::Instant;
 const KERNEL_PANIC: &str = "Kernel panic";
 /// How long the console of the reference machine may be silent during a boot.
 const SILENCE: Duration = Duration::from_secs(20);
+/// The same after a restart: it shuts down first, without a word.
+const SILENCE_AFTER_RESTART: Duration = Duration::from_secs(50);
 /// The disk as the guest sees it: room for a state partition behind the image.
 const DISK_SIZE: u64 = 6 << 30;
 /// Host port that a pod publishes, and ports that nothing should answer on.
@@ -78,6 +80,8 @@ pub struct Node {
 struct Start {
     mark: Mark,
     at: Duration,
+    /// How long its console may be silent.
+    silence: Duration,
 }
 
 impl Node {
@@ -92,7 +96,7 @@ impl Node {
             .ok_or_else(|| Fault::Qemu("no port leads to the management API".to_owned()))?;
         let address = guest::forwarded(port, &lab.identity.ca, &lab.identity.admin)?;
         let pace = lab.pace();
-        let start = Start { mark: Mark::default(), at: Duration::ZERO };
+        let start = Start { mark: Mark::default(), at: Duration::ZERO, silence: SILENCE };
         let guest = Guest::new(&address, pace);
         let mut node = Self { machine, guest, address, boot: BootTimes::default(), start, pace };
         node.watch_switch_root_for(lab).await?;
@@ -116,18 +120,19 @@ impl Node {
 
     /// Waits until the node says that it is ready and its management API answers.
     pub async fn ready(&mut self) -> Result<BootTimes, Stop> {
+        let silence = self.start.silence;
         let start = self.start.at;
         let since = |line: Line| line.at.saturating_sub(start);
-        self.boot.switch_root = since(self.milestone(console::SWITCH_ROOT).await?);
-        self.boot.runtime_ready = since(self.milestone(console::RUNTIME_READY).await?);
-        self.boot.node_ready = since(self.milestone(console::NODE_READY).await?);
+        self.boot.switch_root = since(self.milestone(console::SWITCH_ROOT, silence).await?);
+        self.boot.runtime_ready = since(self.milestone(console::RUNTIME_READY, silence).await?);
+        self.boot.node_ready = since(self.milestone(console::NODE_READY, silence).await?);
         self.guest.reached().await?;
         Ok(self.boot)
     }
 
     /// Waits for a line of the present boot, or for the boot to fail.
-    async fn milestone(&self, text: &'static str) -> Result<Line, Stop> {
-        let (index, line) = self.line(&[text, console::INITRD_FAILED, KERNEL_PANIC], SILENCE).await?;
+    async fn milestone(&self, text: &'static str, silence: Duration) -> Result<Line, Stop> {
+        let (index, line) = self.line(&[text, console::INITRD_FAILED, KERNEL_PANIC], silence).await?;
         if index == 0 {
             Ok(line)
         } else {
@@ -172,6 +177,7 @@ impl Node {
         }
         self.guest.reboot().await?;
         self.start.at = Instant::now() - self.machine.power_on();
+        self.start.silence = SILENCE_AFTER_RESTART;
         // Connections to the machine that was.
         self.guest = Guest::new(&self.address, self.pace);
         self.ready().await
@@ -184,6 +190,7 @@ impl Node {
         }
         self.machine.monitor().reset().await?;
         self.start.at = Instant::now() - self.machine.power_on();
+        self.start.silence = SILENCE_AFTER_RESTART;
         self.guest = Guest::new(&self.address, self.pace);
         self.ready().await
     }

@@ -154,11 +154,13 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&config.run)?;
     // A daemon that a kubelet can reach is one that knows its containers: the socket comes last.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if let Err(error) = apparmor::load_default() {
-        tracing::warn!("containers run without the default AppArmor profile: {error}");
-    }
+    // Compiling policy takes a while, on a thread of its own.
+    let policy = tokio::task::spawn_blocking(apparmor::load_default);
     let images = ImageService::open(&config).await?;
     let runtime = Runtime::open(config.clone(), images.clone()).await?;
+    if let Err(error) = policy.await? {
+        tracing::warn!("containers run without the default AppArmor profile: {error}");
+    }
     let operations = Operations::default();
     if let Some(address) = config.metrics_address {
         let listener = TcpListener::bind(address)

@@ -261,7 +261,7 @@ mod tests {
         };
         let arguments = spec(boot).arguments();
         assert_eq!(value_of(&arguments, "-append"), [command_line]);
-        assert_eq!(value_of(&arguments, "-accel"), ["tcg,thread=multi"]);
+        assert_eq!(value_of(&arguments, "-accel"), ["tcg,thread=multi,tb-size=256"]);
         assert_eq!(value_of(&arguments, "-cpu"), ["max"]);
         assert_eq!(
             value_of(&arguments, "-fw_cfg"),
