@@ -5,6 +5,10 @@
 //! in any order, and sends [`Message::Event`]s to every connection when something happens by itself. A daemon
 //! and a shim of different versions meet after every update of the node that keeps its pods, so a field, once
 //! here, keeps its name and meaning, and a new one has a default.
+//!
+//! A session, that is a command with its streams ([`Request::Exec`]) or an attached client ([`Request::Attach`]), has a
+//! connection to itself, and lasts no longer. The answer to it, [`Reply::Opened`], comes with descriptors
+//! (`SCM_RIGHTS`), so that what is streamed does not pass through the shim; then comes one event that says how it ended.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, io, path::PathBuf};
@@ -67,6 +71,12 @@ pub enum Request {
     Start(Box<Start>),
     /// Runs a command in a running container and answers when it has ended.
     ExecSync(ExecSync),
+    /// Runs a command in a running container with its streams in the daemon's hands: opens a session.
+    Exec(Exec),
+    /// Shares in the streams of a running container: opens a session.
+    Attach(Attach),
+    /// In a session of [`Request::Attach`]: its client will send no more input.
+    CloseStdin,
     /// Sends a signal to a container's first process, or to every process in its cgroup.
     Signal {
         /// Container id.
@@ -103,6 +113,9 @@ pub struct Start {
     pub terminal: bool,
     /// Keep standard input open; else it is `/dev/null`.
     pub stdin: bool,
+    /// Close it when the first client that was attached to it has gone.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Where the [`Exit`] is kept.
     pub exit_file: PathBuf,
     /// The container's cgroup, absolute within the hierarchy.
@@ -122,6 +135,50 @@ pub struct ExecSync {
     pub command: Vec<String>,
     /// Kill it after so many milliseconds.
     pub timeout_ms: Option<u64>,
+}
+
+/// [`Request::Exec`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Container id.
+    pub container: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Give it a terminal, which then is all its streams.
+    pub terminal: bool,
+    /// Wanted; what is not wanted is `/dev/null`.
+    pub stdin: bool,
+    /// Wanted.
+    pub stdout: bool,
+    /// Wanted.
+    pub stderr: bool,
+}
+
+/// [`Request::Attach`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Container id.
+    pub container: String,
+    /// Wanted; there is none unless the container was created with one.
+    pub stdin: bool,
+    /// Wanted.
+    pub stdout: bool,
+    /// Wanted; there is none with a terminal.
+    pub stderr: bool,
+}
+
+/// What a descriptor is that comes with [`Reply::Opened`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Descriptor {
+    /// Writing end of a pipe.
+    Stdin,
+    /// Reading end of a pipe.
+    Stdout,
+    /// Reading end of a pipe.
+    Stderr,
+    /// Master side of a terminal. That of a container is for writing and resizing only: the shim reads it.
+    Terminal,
 }
 
 /// How a container ended. Also the content of its exit file.
@@ -192,6 +249,11 @@ pub enum Reply {
         #[serde(with = "base64_bytes")]
         stderr: Vec<u8>,
     },
+    /// To [`Request::Exec`] and [`Request::Attach`].
+    Opened {
+        /// The descriptors that come with it, in their order.
+        descriptors: Vec<Descriptor>,
+    },
     /// The command ran longer than allowed and was killed.
     TimedOut,
     /// The shim knows no such container.
@@ -210,6 +272,16 @@ pub enum Event {
         container: String,
         /// How.
         exit: Exit,
+    },
+    /// In a session: the command, or the container that the client was attached to, has ended.
+    Ended {
+        /// Exit status, or 128 and the signal.
+        code: i32,
+    },
+    /// In a session: the client is attached no more, though the container runs.
+    Detached {
+        /// Why, for people.
+        reason: String,
     },
 }
 

@@ -227,6 +227,7 @@ impl Runtime {
                     log: record.log.clone(),
                     terminal: record.config.tty,
                     stdin: record.config.stdin,
+                    stdin_once: record.config.stdin_once,
                     exit_file: self.container_state(&record.id).join("exit.json"),
                     cgroup: record.cgroup.clone(),
                     resources: record.resources.clone(),

@@ -10,7 +10,7 @@ use crate::{
     network::PodNetwork,
     protocol::{self, Event, Exit, PodSetup, Request, SetupOutcome},
     record,
-    shim::sandbox,
+    shim::{SOCKET, sandbox},
     spec::{OwnNamespaces, sysctl_path},
     userns::UserNamespace,
 };
@@ -159,7 +159,7 @@ impl Runtime {
     /// Connects to a pod's shim, new or found, and follows its events.
     pub(super) async fn connect_shim(&self, pod: &Arc<Pod>) -> Result<ShimClient, RuntimeError> {
         let id = pod.record().id.clone();
-        let socket = self.pod_run(&id).join("shim.sock");
+        let socket = self.pod_run(&id).join(SOCKET);
         let (client, events) =
             ShimClient::connect(&socket).await.map_err(|error| RuntimeError::Fault(error.to_string()))?;
         pod.set_shim(Some(client.clone()));
@@ -170,12 +170,11 @@ impl Runtime {
 
     async fn follow(&self, pod: &Arc<Pod>, mut events: mpsc::UnboundedReceiver<Event>) {
         while let Some(event) = events.recv().await {
-            match event {
-                Event::Exited { container, exit } => {
-                    if let Ok(container) = self.container(&container) {
-                        self.container_ended(&container, exit);
-                    }
-                }
+            // The others are for sessions.
+            if let Event::Exited { container, exit } = event
+                && let Ok(container) = self.container(&container)
+            {
+                self.container_ended(&container, exit);
             }
         }
         pod.set_shim(None);

@@ -20,7 +20,7 @@ use libcontainer::{
 };
 use oci_spec::runtime::{LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use rustix::{
-    fs::{Access, AtFlags, CWD, Gid, Uid, accessat},
+    fs::{Access, AtFlags, CWD, Gid, Uid, accessat, fchown},
     thread::{
         CapabilitySets, LinkNameSpaceType, capabilities, move_into_link_name_space, set_capabilities,
         set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -52,13 +52,20 @@ pub struct Stdio {
     pub stderr: OwnedFd,
 }
 
+/// What a new process has for standard streams.
+#[derive(Debug)]
+pub enum Streams<'a> {
+    /// These.
+    Given(Stdio),
+    /// A new terminal, whose master side libcontainer hands to the listening socket at this path.
+    Terminal(&'a Path),
+}
+
 /// Why a container or command did not start, in words for the kubelet.
 pub type Failure = String;
 
 /// Creates a container and starts it; its first process in the node's PID namespace.
-///
-/// With a terminal, `console` is a listening socket to which libcontainer hands the terminal's master side.
-pub fn start(root: &Path, request: &Start, stdio: Stdio, console: Option<&Path>) -> Result<i32, Failure> {
+pub fn start(root: &Path, request: &Start, streams: Streams<'_>) -> Result<i32, Failure> {
     let spec = load_spec(&request.bundle)?;
     let confined = Confined::of(&spec);
     let mut stripped = strip(spec.clone());
@@ -67,15 +74,7 @@ pub fn start(root: &Path, request: &Start, stdio: Stdio, console: Option<&Path>)
     save_json(&request.bundle.join("config.json"), &stripped)?;
     let cgroup = Cgroup::new(&request.cgroup);
     let created = (|| {
-        let mut builder = ContainerBuilder::new(request.container.clone(), SyscallType::default())
-            .with_root_path(root)
-            .map_err(describe)?
-            .with_executor(confined);
-        builder = match console {
-            Some(socket) => builder.with_console_socket(Some(socket)),
-            None => builder.with_stdin(stdio.stdin).with_stdout(stdio.stdout).with_stderr(stdio.stderr),
-        };
-        let mut container = builder
+        let mut container = builder(root, &request.container, confined, streams)?
             .as_init(&request.bundle)
             .with_systemd(false)
             .with_detach(true)
@@ -116,40 +115,59 @@ fn limit(cgroup: &Cgroup, spec: &Spec, request: &Start, pid: i32) -> Result<(), 
     Ok(())
 }
 
+/// What containers and commands have in common.
+fn builder(
+    root: &Path,
+    container: &str,
+    confined: Confined,
+    streams: Streams<'_>,
+) -> Result<ContainerBuilder, Failure> {
+    let builder = ContainerBuilder::new(container.to_owned(), SyscallType::default())
+        .with_root_path(root)
+        .map_err(describe)?
+        .with_executor(confined);
+    Ok(match streams {
+        Streams::Terminal(socket) => builder.with_console_socket(Some(socket)),
+        Streams::Given(stdio) => {
+            builder.with_stdin(stdio.stdin).with_stdout(stdio.stdout).with_stderr(stdio.stderr)
+        }
+    })
+}
+
 /// Starts a command in a running container; its process in the node's PID namespace.
 pub fn exec(
     root: &Path,
     bundle: &Path,
     container: &str,
     command: Vec<String>,
-    stdio: Stdio,
+    streams: Streams<'_>,
 ) -> Result<i32, Failure> {
     let spec = load_spec(bundle)?;
     let mut confined = Confined::of(&spec);
     confined.users = user_namespace(&spec)
-        .map(|path| File::open(path).map(Arc::new))
+        .map(|path| Ok(Users { namespace: Arc::new(File::open(path)?), process: host_user(&spec) }))
         .transpose()
-        .map_err(|error| format!("cannot open the pod's user namespace: {error}"))?;
+        .map_err(|error: io::Error| format!("cannot open the pod's user namespace: {error}"))?;
     let mut process = spec.process().clone().ok_or("the container has no process")?;
+    let terminal = matches!(streams, Streams::Terminal(_));
+    let mut environment = process.env().clone().unwrap_or_default();
+    if terminal && !environment.iter().any(|variable| variable.starts_with("TERM=")) {
+        environment.push("TERM=xterm".to_owned());
+    }
     process
         .set_args(Some(command))
-        .set_terminal(Some(false))
+        .set_env(Some(environment))
+        .set_terminal(Some(terminal))
         .set_capabilities(None)
         .set_apparmor_profile(None);
     let process_file = root.join(container).join("exec.json");
     save_json(&process_file, &process)?;
-    let started = ContainerBuilder::new(container.to_owned(), SyscallType::default())
-        .with_root_path(root)
-        .map_err(describe)?
-        .with_executor(confined)
-        .with_stdin(stdio.stdin)
-        .with_stdout(stdio.stdout)
-        .with_stderr(stdio.stderr)
+    let started = builder(root, container, confined, streams)?
         .as_tenant()
         .with_detach(true)
         .with_process(Some(process_file))
         .build();
-    remove_notify_sockets(&root.join(container));
+    remove_sockets(&root.join(container));
     started.map(|pid| pid.as_raw()).map_err(describe)
 }
 
@@ -163,10 +181,13 @@ pub fn forget(root: &Path, container: &str, cgroup: &Cgroup) {
 
 /// The node's user that a container's process runs as; its standard streams are to be that user's.
 pub fn user_of(bundle: &Path) -> Result<u32, Failure> {
-    let spec = load_spec(bundle)?;
+    load_spec(bundle).map(|spec| host_user(&spec))
+}
+
+fn host_user(spec: &Spec) -> u32 {
     let user = spec.process().as_ref().map_or(0, |process| process.user().uid());
     let mapping = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_ref()?.first().copied());
-    Ok(mapping.map_or(user, |mapping| mapping.host_id().saturating_add(user)))
+    mapping.map_or(user, |mapping| mapping.host_id().saturating_add(user))
 }
 
 fn load_spec(bundle: &Path) -> Result<Spec, Failure> {
@@ -190,10 +211,10 @@ fn save_json(path: &Path, value: &impl serde::Serialize) -> Result<(), Failure> 
     fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Each command leaves libcontainer's start socket behind.
-fn remove_notify_sockets(directory: &Path) {
+/// Each command leaves libcontainer's start socket behind, and the link to its console socket.
+fn remove_sockets(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().as_bytes().starts_with(b"tenant-notify-") {
+        if entry.file_name().as_bytes().starts_with(b"tenant-") {
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -220,11 +241,19 @@ pub(super) fn user_namespace(spec: &Spec) -> Option<&Path> {
     users.find_map(|namespace| namespace.path().as_deref())
 }
 
+/// A pod's user namespace.
+#[derive(Debug, Clone)]
+struct Users {
+    namespace: Arc<File>,
+    /// The node's id for the process's user.
+    process: u32,
+}
+
 /// The last steps of a process before it becomes the container's program.
 #[derive(Debug, Clone)]
 struct Confined {
     /// The user namespace, for a command in a container: libcontainer, which joins the others, leaves this one out.
-    users: Option<Arc<File>>,
+    users: Option<Users>,
     seccomp: Option<LinuxSeccomp>,
     capabilities: Option<LinuxCapabilities>,
     apparmor: Option<String>,
@@ -264,8 +293,13 @@ impl Confined {
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let arguments = process.args().as_deref().unwrap_or_default();
         let program = find_program(process).map_err(other)?;
+        if process.terminal().unwrap_or_default() {
+            // So that it can be opened by its name, too. Where that cannot be, it still is the standard streams.
+            let owner = self.users.as_ref().map_or(process.user().uid(), |users| users.process);
+            let _ = fchown(io::stdin(), Some(Uid::from_raw(owner)), None);
+        }
         if let Some(users) = &self.users {
-            become_user_of(users, process)
+            become_user_of(&users.namespace, process)
                 .map_err(|error| other(format!("cannot enter the pod's user namespace: {error}")))?;
         }
         if let Some(profile) = &self.apparmor {

@@ -1,18 +1,26 @@
 //! `cairn-shim`: one process per pod, with one thread, that outlives the daemon.
 //!
 //! It makes the pod's namespaces ([`sandbox`]), starts containers in them through libcontainer ([`launch`]),
-//! copies their output to CRI log files ([`log`]), reaps them, and writes how each ended to disk before it tells
+//! copies their output to CRI log files ([`log`]) and to attached clients, reaps them, and writes how each ended to disk before it tells
 //! anyone. libcontainer runs Rust code in a child right after a raw `clone3`, which is sound only in a process with
 //! one thread: that, and living on while the daemon is replaced, is why the shim is a process of its own.
 
+mod child;
+mod command;
+mod connection;
+mod container;
 pub mod launch;
 pub mod log;
 mod pause;
+mod request;
 pub mod sandbox;
 mod serve;
 pub mod stage;
+mod stdio;
 mod stream;
+mod tap;
 
+pub(crate) use serve::SOCKET;
 pub use serve::serve;
 
 use std::path::Path;

@@ -1,42 +1,33 @@
 //! The shim's loop: requests, output and exits, one after the other.
 
 use super::{
-    launch::{self, Stdio},
-    log::{Log, StreamKind},
-    sandbox,
+    child::{exit_code, send_signal},
+    command::Command,
+    connection::Connection,
+    container::Running,
+    launch, sandbox,
+    stdio::null,
     stream::Stream,
 };
 use crate::{
     cgroup::Cgroup,
-    protocol::{
-        self, ContainerState, Envelope, Event, ExecSync, Exit, Message, PodSetup, Reply, Request,
-        SetupOutcome, Start,
-    },
-    record,
+    protocol::{self, Descriptor, Message, PodSetup, Reply, SetupOutcome},
 };
-use jiff::Timestamp;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{Mode, OFlags},
-    pipe::{PipeFlags, pipe_with},
-    process::{
-        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, set_child_subreaper, wait,
-    },
+    process::{WaitOptions, set_child_subreaper, wait},
 };
 use std::{
     collections::BTreeMap,
     fs,
-    io::{self, Read, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
-    },
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 /// File name of the shim's socket in the pod's run directory.
-pub(super) const SOCKET: &str = "shim.sock";
+pub(crate) const SOCKET: &str = "shim.sock";
 
 /// `cairn-shim serve SETUP.json`. The result is the exit status.
 pub fn serve(setup: &Path) -> u8 {
@@ -60,48 +51,37 @@ pub fn serve(setup: &Path) -> u8 {
     }
 }
 
-struct Shim {
-    setup: PodSetup,
+/// The shim of a pod.
+pub(super) struct Shim {
+    /// The pod.
+    pub(super) setup: PodSetup,
     listener: UnixListener,
-    connections: BTreeMap<u64, Connection>,
+    /// By a number that is never used again.
+    pub(super) connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    containers: BTreeMap<String, Running>,
-    commands: Vec<Command>,
-    pause: Option<i32>,
-    ending: bool,
+    /// By id.
+    pub(super) containers: BTreeMap<String, Running>,
+    /// Those that run.
+    pub(super) commands: Vec<Command>,
+    /// First process of the shared PID namespace.
+    pub(super) pause: Option<i32>,
+    /// Nothing is started any more.
+    pub(super) ending: bool,
 }
 
-/// A daemon's connection; there are two for a moment when a new daemon comes before the old one is gone.
-struct Connection {
-    stream: UnixStream,
-    inbox: Vec<u8>,
-    outbox: Vec<u8>,
-    closed: bool,
+/// Descriptors for a session.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    names: Vec<Descriptor>,
+    descriptors: Vec<OwnedFd>,
 }
 
-struct Running {
-    pid: i32,
-    pidfd: Option<OwnedFd>,
-    exit: Option<Exit>,
-    streams: Vec<Stream>,
-    log: Option<Log>,
-    /// Held open so that the process does not see the end of its input.
-    _stdin: Option<OwnedFd>,
-    request: Start,
-    cgroup: Cgroup,
-}
-
-/// A command run by [`Request::ExecSync`].
-struct Command {
-    pid: i32,
-    pidfd: Option<OwnedFd>,
-    connection: u64,
-    request: u64,
-    stdout: Stream,
-    stderr: Stream,
-    deadline: Option<Instant>,
-    timed_out: bool,
-    code: Option<i32>,
+impl Opened {
+    /// Adds one.
+    pub(super) fn push(&mut self, name: Descriptor, descriptor: OwnedFd) {
+        self.names.push(name);
+        self.descriptors.push(descriptor);
+    }
 }
 
 /// Whose descriptor a poll entry is.
@@ -151,7 +131,7 @@ impl Shim {
     }
 
     fn run(&mut self) {
-        while !self.ending || self.connections.values().any(|connection| !connection.outbox.is_empty()) {
+        while !self.ending || self.connections.values().any(Connection::has_output) {
             let ready = self.sleep();
             for source in ready {
                 match source {
@@ -166,8 +146,7 @@ impl Shim {
                     }
                     Source::Command(at) => {
                         if let Some(command) = self.commands.get_mut(at) {
-                            command.stdout.pump(None);
-                            command.stderr.pump(None);
+                            command.pump();
                         }
                     }
                     Source::Exit => {}
@@ -185,16 +164,18 @@ impl Shim {
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
         for (&id, connection) in &self.connections {
             let mut flags = PollFlags::IN;
-            if !connection.outbox.is_empty() {
+            if connection.has_output() {
                 flags |= PollFlags::OUT;
             }
-            fds.push(PollFd::new(&connection.stream, flags));
+            fds.push(PollFd::new(connection, flags));
             sources.push(Source::Connection(id));
         }
         for (id, container) in &self.containers {
             for (at, stream) in container.streams.iter().enumerate() {
-                if let Some(fd) = &stream.fd {
-                    fds.push(PollFd::new(fd, PollFlags::IN));
+                let reads = stream.to_read().map(|fd| PollFd::new(fd, PollFlags::IN));
+                let writes = stream.to_write().map(|fd| PollFd::new(fd, PollFlags::OUT));
+                for polled in reads.into_iter().chain(writes) {
+                    fds.push(polled);
                     sources.push(Source::Container(id.clone(), at));
                 }
             }
@@ -204,18 +185,18 @@ impl Shim {
             }
         }
         for (at, command) in self.commands.iter().enumerate() {
-            for stream in [&command.stdout, &command.stderr] {
-                if let Some(fd) = &stream.fd {
-                    fds.push(PollFd::new(fd, PollFlags::IN));
-                    sources.push(Source::Command(at));
-                }
+            for fd in command.to_read() {
+                fds.push(PollFd::new(fd, PollFlags::IN));
+                sources.push(Source::Command(at));
             }
             if let Some(pidfd) = &command.pidfd {
                 fds.push(PollFd::new(pidfd, PollFlags::IN));
                 sources.push(Source::Exit);
             }
         }
-        let deadline = self.commands.iter().filter_map(|command| command.deadline).min();
+        let streams = self.containers.values().flat_map(|held| &held.streams);
+        let deadlines = self.commands.iter().filter_map(Command::deadline);
+        let deadline = deadlines.chain(streams.filter_map(Stream::deadline)).min();
         // Orphans that the shim adopted have no descriptor to wait on: look for them now and then.
         let longest = Duration::from_secs(30);
         let timeout =
@@ -230,262 +211,47 @@ impl Shim {
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            if stream.set_nonblocking(true).is_ok() {
-                let connection = Connection { stream, inbox: Vec::new(), outbox: Vec::new(), closed: false };
+            if let Ok(connection) = Connection::new(stream) {
                 self.connections.insert(self.next_connection, connection);
                 self.next_connection += 1;
             }
         }
     }
 
-    /// Reads what a daemon sent and does it.
-    fn converse(&mut self, id: u64) {
-        let mut requests = Vec::new();
-        if let Some(connection) = self.connections.get_mut(&id) {
-            let mut buffer = [0; 64 << 10];
-            loop {
-                match connection.stream.read(&mut buffer) {
-                    Ok(0) => connection.closed = true,
-                    Ok(length) => {
-                        connection.inbox.extend_from_slice(&buffer[..length]);
-                        continue;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => connection.closed = true,
-                }
-                break;
-            }
-            loop {
-                match protocol::decode::<Envelope>(&mut connection.inbox) {
-                    Ok(Some(envelope)) => requests.push(envelope),
-                    Ok(None) => break,
-                    Err(error) => {
-                        tracing::error!("the daemon sent something unreadable: {error}");
-                        connection.closed = true;
-                        break;
-                    }
-                }
-            }
-        }
-        for Envelope { id: request, request: what } in requests {
-            if let Some(reply) = self.handle(id, request, what) {
-                self.send(id, &Message::Reply { id: request, reply });
-            }
-        }
-    }
-
-    /// Does one request; `None` when the answer comes later.
-    fn handle(&mut self, connection: u64, number: u64, request: Request) -> Option<Reply> {
-        let reply = match request {
-            Request::Inspect => Reply::State {
-                pid: rustix::process::getpid().as_raw_nonzero().get(),
-                pause: self.pause,
-                containers: self
-                    .containers
-                    .iter()
-                    .map(|(id, held)| ContainerState {
-                        id: id.clone(),
-                        pid: held.pid,
-                        exit: held.exit.clone(),
-                    })
-                    .collect(),
-            },
-            Request::Start(start) => match self.start(*start) {
-                Ok(pid) => Reply::Started { pid },
-                Err(error) => Reply::Failed(error),
-            },
-            Request::ExecSync(request) => match self.exec(connection, number, request) {
-                Ok(()) => return None,
-                Err(reply) => reply,
-            },
-            Request::Signal { container, signal, all } => match self.containers.get(&container) {
-                None => Reply::NotFound,
-                Some(held) if held.exit.is_some() => Reply::Done,
-                Some(held) if all => {
-                    held.cgroup.kill();
-                    Reply::Done
-                }
-                Some(held) => match send_signal(held.pid, signal) {
-                    Ok(()) => Reply::Done,
-                    Err(error) => Reply::Failed(format!("cannot send signal {signal}: {error}")),
-                },
-            },
-            Request::ReopenLog { container } => match self.containers.get_mut(&container) {
-                None => Reply::NotFound,
-                Some(held) => match held.log.as_mut().map_or(Ok(()), Log::reopen) {
-                    Ok(()) => Reply::Done,
-                    Err(error) => Reply::Failed(error.to_string()),
-                },
-            },
-            Request::Forget { container } => match self.containers.get(&container) {
-                None => Reply::NotFound,
-                Some(held) if held.exit.is_none() => Reply::Failed("the container is running".to_owned()),
-                Some(held) => {
-                    launch::forget(&self.library(), &container, &held.cgroup);
-                    self.containers.remove(&container);
-                    Reply::Done
-                }
-            },
-            Request::Shutdown => {
-                self.shut_down();
-                Reply::Done
-            }
-        };
-        Some(reply)
-    }
-
     /// Where libcontainer keeps its state.
-    fn library(&self) -> PathBuf {
+    pub(super) fn library(&self) -> PathBuf {
         self.setup.run.join("lib")
-    }
-
-    fn start(&mut self, request: Start) -> Result<i32, String> {
-        if self.ending || self.containers.contains_key(&request.container) {
-            return Err("the container was started before, or the pod is stopping".to_owned());
-        }
-        let describe = |error: io::Error| error.to_string();
-        let log = request.log.as_deref().map(Log::open).transpose().map_err(describe)?;
-        let (stdin, input) = if request.stdin && !request.terminal {
-            let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| describe(error.into()))?;
-            (read, Some(write))
-        } else {
-            (null().map_err(describe)?, None)
-        };
-        let user = launch::user_of(&request.bundle)?;
-        let (stdout, out) = output(user).map_err(describe)?;
-        let (stderr, err) = output(user).map_err(describe)?;
-        let stdio = Stdio { stdin, stdout: out, stderr: err };
-        // One at a time, and short: a socket path has room for 107 bytes.
-        let console_path = self.setup.run.join("tty.sock");
-        let console =
-            request.terminal.then(|| UnixListener::bind(&console_path)).transpose().map_err(describe)?;
-        let started =
-            launch::start(&self.library(), &request, stdio, console.as_ref().map(|_| console_path.as_path()));
-        let _ = console.as_ref().map(|_| fs::remove_file(&console_path));
-        let pid = started?;
-        let streams = match &console {
-            None => {
-                vec![Stream::logged(stdout, StreamKind::Stdout), Stream::logged(stderr, StreamKind::Stderr)]
-            }
-            Some(listener) => match receive_terminal(listener) {
-                Ok(terminal) => vec![Stream::logged(terminal, StreamKind::Stdout)],
-                Err(error) => {
-                    tracing::error!("no terminal came from libcontainer: {error}");
-                    Vec::new()
-                }
-            },
-        };
-        let cgroup = Cgroup::new(&request.cgroup);
-        let id = request.container.clone();
-        let held =
-            Running { pid, pidfd: watch(pid), exit: None, streams, log, _stdin: input, request, cgroup };
-        self.containers.insert(id, held);
-        Ok(pid)
-    }
-
-    fn exec(&mut self, connection: u64, number: u64, request: ExecSync) -> Result<(), Reply> {
-        let held = self.containers.get(&request.container).ok_or(Reply::NotFound)?;
-        if held.exit.is_some() {
-            return Err(Reply::Failed("the container is not running".to_owned()));
-        }
-        let failed = |error: io::Error| Reply::Failed(error.to_string());
-        let user = launch::user_of(&held.request.bundle).map_err(Reply::Failed)?;
-        let (stdout, out) = output(user).map_err(failed)?;
-        let (stderr, err) = output(user).map_err(failed)?;
-        let stdio = Stdio { stdin: null().map_err(failed)?, stdout: out, stderr: err };
-        let deadline = request.timeout_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
-        let pid =
-            launch::exec(&self.library(), &held.request.bundle, &request.container, request.command, stdio)
-                .map_err(Reply::Failed)?;
-        self.commands.push(Command {
-            pid,
-            pidfd: watch(pid),
-            connection,
-            request: number,
-            stdout: Stream::captured(stdout),
-            stderr: Stream::captured(stderr),
-            deadline,
-            timed_out: false,
-            code: None,
-        });
-        Ok(())
     }
 
     /// Collects every child that has ended.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
-            let code = exit_code(status);
-            if let Some(command) = self.commands.iter_mut().find(|command| command.pid == pid) {
-                command.code = Some(code);
-            } else if self.pause == Some(pid) {
+            if self.command_ended(pid, status) {
+                continue;
+            }
+            if self.pause == Some(pid) {
                 self.pause = None;
-            } else if let Some(id) = self
-                .containers
-                .iter()
-                .find(|(_, held)| held.pid == pid && held.exit.is_none())
-                .map(|(id, _)| id.clone())
-            {
-                self.exited(&id, code);
+                continue;
+            }
+            let mut running = self.containers.iter().filter(|(_, held)| held.exit.is_none());
+            if let Some(id) = running.find(|(_, held)| held.pid == pid).map(|(id, _)| id.clone()) {
+                self.exited(&id, exit_code(status));
             }
         }
-        while let Some(at) = self.commands.iter().position(|command| command.code.is_some()) {
-            let mut command = self.commands.swap_remove(at);
-            command.stdout.finish(None);
-            command.stderr.finish(None);
-            let reply = if command.timed_out {
-                Reply::TimedOut
-            } else {
-                Reply::Executed {
-                    code: command.code.unwrap_or_default(),
-                    stdout: command.stdout.into_captured(),
-                    stderr: command.stderr.into_captured(),
-                }
-            };
-            self.send(command.connection, &Message::Reply { id: command.request, reply });
-        }
-    }
-
-    fn exited(&mut self, id: &str, code: i32) {
-        let Some(held) = self.containers.get_mut(id) else { return };
-        held.pidfd = None;
-        if held.request.kill_rest {
-            held.cgroup.kill();
-        }
-        for stream in &mut held.streams {
-            stream.finish(held.log.as_mut());
-        }
-        held.log = None;
-        held._stdin = None;
-        let exit = Exit {
-            code,
-            finished_at: i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX),
-            oom_killed: held.cgroup.oom_kills() > 0,
-        };
-        if let Err(error) = record::save(&held.request.exit_file, &exit) {
-            tracing::error!("cannot record that {id} ended: {error}");
-        }
-        held.exit = Some(exit.clone());
-        let event = Message::Event(Event::Exited { container: id.to_owned(), exit });
-        let connections: Vec<u64> = self.connections.keys().copied().collect();
-        for connection in connections {
-            self.send(connection, &event);
-        }
+        self.report_commands();
     }
 
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         for command in &mut self.commands {
-            if command.deadline.is_some_and(|deadline| deadline <= now) {
-                command.deadline = None;
-                command.timed_out = true;
-                let _ = send_signal(command.pid, libc::SIGKILL);
-            }
+            command.enforce(now);
         }
+        self.cut_off(now);
     }
 
-    fn shut_down(&mut self) {
+    /// Kills everything and waits for its end.
+    pub(super) fn shut_down(&mut self) {
         self.ending = true;
         for held in self.containers.values().filter(|held| held.exit.is_none()) {
             held.cgroup.kill();
@@ -506,75 +272,30 @@ impl Shim {
         }
     }
 
-    fn send(&mut self, connection: u64, message: &Message) {
+    /// Sends a message, if the connection is still there.
+    pub(super) fn send(&mut self, connection: u64, message: &Message) {
         if let Some(connection) = self.connections.get_mut(&connection) {
-            match protocol::encode(message) {
-                Ok(frame) => connection.outbox.extend_from_slice(&frame),
-                Err(error) => tracing::error!("{error}"),
-            }
+            connection.send(message);
+        }
+    }
+
+    /// Answers with a session's descriptors.
+    pub(super) fn open(&mut self, connection: u64, id: u64, opened: Opened) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.session = true;
+            let reply = Reply::Opened { descriptors: opened.names };
+            connection.send_with(&Message::Reply { id, reply }, &opened.descriptors);
         }
     }
 
     /// Sends what can be sent, and drops connections that are gone.
     fn flush(&mut self) {
-        for connection in self.connections.values_mut() {
-            while !connection.outbox.is_empty() && !connection.closed {
-                match connection.stream.write(&connection.outbox) {
-                    Ok(length) => drop(connection.outbox.drain(..length)),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_) => connection.closed = true,
-                }
-            }
-        }
-        self.connections.retain(|_, connection| !connection.closed);
-    }
-}
-
-/// A descriptor that becomes readable when the process ends.
-fn watch(pid: i32) -> Option<OwnedFd> {
-    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
-}
-
-fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
-    let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::other("no process"))?;
-    let signal = Signal::from_named_raw(signal).ok_or_else(|| io::Error::other("not a named signal"))?;
-    Ok(kill_process(pid, signal)?)
-}
-
-fn exit_code(status: WaitStatus) -> i32 {
-    status.exit_status().or_else(|| Some(128 + status.terminating_signal()?)).unwrap_or(255)
-}
-
-fn null() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
-}
-
-/// A pipe for output: our end, which does not block, and the process's, which its user owns and so may reopen
-/// through `/dev/stdout`.
-fn output(user: u32) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
-    rustix::fs::fchown(&theirs, Some(rustix::fs::Uid::from_raw(user)), None)?;
-    Ok((ours, theirs))
-}
-
-/// Takes the terminal's master side, sent by libcontainer over the console socket.
-fn receive_terminal(listener: &UnixListener) -> io::Result<OwnedFd> {
-    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-    listener.set_nonblocking(true)?; // it was sent before the container was ready
-    let (socket, _) = listener.accept()?;
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut text = [0; 128];
-    recvmsg(socket.as_fd(), &mut [io::IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message
-            && let Some(terminal) = descriptors.next()
-        {
-            rustix::fs::fcntl_setfl(&terminal, OFlags::NONBLOCK)?;
-            return Ok(terminal);
+        self.connections.values_mut().for_each(Connection::flush);
+        let closed = self.connections.iter().filter(|(_, connection)| connection.is_closed());
+        let closed: Vec<u64> = closed.map(|(&id, _)| id).collect();
+        for id in closed {
+            self.connections.remove(&id);
+            self.detach(id);
         }
     }
-    Err(io::Error::other("the console socket carried no descriptor"))
 }
