@@ -2,7 +2,7 @@
 //!
 //! The daemon's half runs in the test itself: what a client's connection would carry goes through pipes in memory.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use cairn_contract::{
     baked::{BakedImage, BakedIndex},

@@ -144,7 +144,7 @@ impl Stream {
     /// Drops the taps that nobody reads, and after the end those that have got all.
     fn settle(&mut self) {
         let ended = self.fd.is_none();
-        self.taps.retain(|tap| !tap.is_gone() && !(ended && tap.clogged().is_none()));
+        self.taps.retain(|tap| !(tap.is_gone() || ended && tap.clogged().is_none()));
     }
 
     /// What was captured.
