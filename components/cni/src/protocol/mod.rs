@@ -1,4 +1,4 @@
-//! The plugin's side of the CNI specification, 0.3.0 to 1.1.0.
+//! The plugin's side of the CNI specification, 0.1.0 to 1.1.0.
 //!
 //! <https://github.com/containernetworking/cni/blob/main/SPEC.md>
 

@@ -55,7 +55,7 @@ impl Command {
         match self {
             Self::Check => SpecVersion::V0_4_0,
             Self::Gc | Self::Status => SpecVersion::V1_1_0,
-            _ => SpecVersion::V0_3_0,
+            _ => SpecVersion::V0_1_0,
         }
     }
 }
@@ -352,8 +352,8 @@ mod tests {
             (environment("ADD"), r#"{"cniVersion": 1, "name": "n"}"#, 6, "cniVersion"),
             (environment("ADD"), r#"{"cniVersion": "1.1.0"}"#, 7, "missing network name"),
             (environment("ADD"), r#"{"cniVersion": "1.1.0", "name": "a b"}"#, 7, "network name"),
-            (environment("ADD"), r#"{"cniVersion": "0.2.0", "name": "n"}"#, 1, "incompatible"),
-            (environment("ADD"), r#"{"name": "n"}"#, 1, "incompatible"),
+            (environment("ADD"), r#"{"cniVersion": "0.0.9", "name": "n"}"#, 1, "incompatible"),
+            (environment("CHECK"), r#"{"name": "n"}"#, 1, "does not allow CHECK"),
             (environment("CHECK"), r#"{"cniVersion": "0.3.1", "name": "n"}"#, 1, "does not allow CHECK"),
             (environment("GC"), r#"{"cniVersion": "1.0.0", "name": "n"}"#, 1, "does not allow GC"),
             (environment("STATUS"), r#"{"cniVersion": "1.0.0", "name": "n"}"#, 1, "does not allow STATUS"),

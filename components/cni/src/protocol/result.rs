@@ -1,7 +1,8 @@
 //! Results: what ADD made, what `prevResult` says was made.
 //!
 //! The fields of all versions from 0.3.0 on are those of 1.1.0 or fewer, so one set of types reads them all;
-//! [`CniResult::to_json`] leaves out, or adds, what the asked version wants.
+//! [`CniResult::to_json`] leaves out, or adds, what the asked version wants. Before that a result was at most one address
+//! of each family with its routes, `ip4` and `ip6`: also read, and written when asked for.
 
 use super::version::SpecVersion;
 use crate::network::IpNetwork;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 
 /// Result of ADD.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(from = "AnyResult")]
 pub struct CniResult {
     /// Every interface made or used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -121,6 +122,52 @@ impl Dns {
     }
 }
 
+/// A result of any version, as it is read.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AnyResult {
+    interfaces: Vec<Interface>,
+    ips: Vec<IpConfig>,
+    routes: Vec<Route>,
+    dns: Dns,
+    ip4: Option<SoleAddress>,
+    ip6: Option<SoleAddress>,
+}
+
+/// The only address of its family, before 0.3.0.
+#[derive(Serialize, Deserialize)]
+struct SoleAddress {
+    ip: IpNetwork,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+}
+
+impl From<AnyResult> for CniResult {
+    fn from(any: AnyResult) -> Self {
+        let mut result = Self { interfaces: any.interfaces, ips: any.ips, routes: any.routes, dns: any.dns };
+        for sole in [any.ip4, any.ip6].into_iter().flatten() {
+            let SoleAddress { ip: address, gateway, routes } = sole;
+            result.ips.push(IpConfig { version: None, interface: None, address, gateway });
+            result.routes.extend(routes);
+        }
+        result
+    }
+}
+
+/// A result before 0.3.0.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OldResult<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip4: Option<SoleAddress>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<SoleAddress>,
+    dns: &'a Dns,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct VersionedResult<'a> {
@@ -132,6 +179,10 @@ struct VersionedResult<'a> {
 impl CniResult {
     /// The JSON for stdout, in the form of `version`.
     pub fn to_json(&self, version: SpecVersion) -> String {
+        if version < SpecVersion::V0_3_0 {
+            let [ip4, ip6] = [true, false].map(|v4| self.sole_address(v4));
+            return pretty(&OldResult { cni_version: version.name(), ip4, ip6, dns: &self.dns });
+        }
         let mut result = self.clone();
         for ip in &mut result.ips {
             let family = if ip.address.address.is_ipv4() { "4" } else { "6" };
@@ -148,6 +199,16 @@ impl CniResult {
             }
         }
         pretty(&VersionedResult { cni_version: version.name(), result: &result })
+    }
+}
+
+impl CniResult {
+    /// The first address of a family with all routes of that family: more cannot be said before 0.3.0.
+    fn sole_address(&self, v4: bool) -> Option<SoleAddress> {
+        let ip = self.ips.iter().find(|ip| ip.address.address.is_ipv4() == v4)?;
+        let routes = self.routes.iter().filter(|route| route.dst.address.is_ipv4() == v4);
+        let routes = routes.map(|route| Route::via(route.dst, route.gw)).collect();
+        Some(SoleAddress { ip: ip.address, gateway: ip.gateway, routes })
     }
 }
 
@@ -210,6 +271,11 @@ mod tests {
                    "routes": [{"dst": "::/0"}], "dns": {}})
         );
         assert_eq!(rendered(SpecVersion::V1_0_0)["interfaces"][0].get("mtu"), None);
+        assert_eq!(
+            rendered(SpecVersion::V0_2_0),
+            json!({"cniVersion": "0.2.0", "dns": {},
+                   "ip6": {"ip": "fd00::2/64", "gateway": "fd00::1", "routes": [{"dst": "::/0"}]}})
+        );
     }
 
     #[test]
@@ -217,6 +283,7 @@ mod tests {
         for version in SpecVersion::ALL {
             let parsed: CniResult = serde_json::from_str(&sample().to_json(version)).unwrap();
             assert_eq!(parsed.ips[0].address, sample().ips[0].address, "{version}");
+            assert_eq!(parsed.routes[0].dst, sample().routes[0].dst, "{version}");
         }
     }
 }

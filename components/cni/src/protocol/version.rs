@@ -2,9 +2,13 @@
 
 use std::fmt;
 
-/// A version this program speaks. Older ones (0.1.0, 0.2.0) have another form of result and are refused.
+/// A version this program speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SpecVersion {
+    /// One address of each family.
+    V0_1_0,
+    /// Name resolution.
+    V0_2_0,
     /// Lists of interfaces and addresses.
     V0_3_0,
     /// The same, with an erratum.
@@ -19,13 +23,16 @@ pub enum SpecVersion {
 
 impl SpecVersion {
     /// All, oldest first.
-    pub const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    pub const ALL: [Self; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
     /// The newest.
     pub const CURRENT: Self = Self::V1_1_0;
 
     /// `1.1.0` and so on.
     pub fn name(self) -> &'static str {
         match self {
+            Self::V0_1_0 => "0.1.0",
+            Self::V0_2_0 => "0.2.0",
             Self::V0_3_0 => "0.3.0",
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
