@@ -83,6 +83,8 @@ pub struct RuntimeConfig {
     pub max_parallel_layers: usize,
     /// A pull that receives no byte for this long fails.
     pub pull_progress_timeout_seconds: u64,
+    /// Where clients connect for exec, attach and port-forward; port 0: any that is free.
+    pub streaming_address: SocketAddr,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged; the environment's RUST_LOG goes before it.
@@ -106,6 +108,7 @@ impl Default for RuntimeConfig {
             certs_d: paths::CERTS_D.into(),
             max_parallel_layers: 3,
             pull_progress_timeout_seconds: 300,
+            streaming_address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
             log_format: LogFormat::default(),
             log_level: LogLevel::default(),
             metrics_address: None,

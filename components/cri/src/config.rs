@@ -88,6 +88,10 @@ const KEYS: &[(&str, &str)] = &[
     ("certs_d", "Directory with <registry>/hosts.toml: mirrors and certificates, in containerd's form."),
     ("max_parallel_layers", "Layers fetched at the same time, for one pull."),
     ("pull_progress_timeout_seconds", "A pull that receives nothing for so many seconds fails."),
+    (
+        "streaming_address",
+        "Address and port to which the kubelet connects for exec, attach and port-forward; port 0 is any free one. Let it be a loopback address: what goes there is not encrypted.",
+    ),
     ("log_format", "Form of the log on standard error: \"text\", or \"json\" with one object a line."),
     (
         "log_level",

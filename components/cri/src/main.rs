@@ -20,6 +20,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -169,10 +170,20 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
         tracing::info!(%address, "metrics");
         tokio::spawn(telemetry::serve(listener, runtime.clone(), operations.clone()));
     }
+    let address = config.streaming_address;
+    let streaming = cairn_streaming::Server::bind(
+        address,
+        cairn_streaming::IDLE_TIMEOUT,
+        cairn_streaming::CREATION_TIMEOUT,
+    )
+    .map_err(|error| format!("cannot serve streams at {address} (streaming_address): {error}"))?;
+    tracing::info!(address = %streaming.address(), "streaming");
+    let (server, streams) = (streaming.clone(), Arc::new(runtime.clone()));
+    tokio::spawn(async move { server.serve(streams, stopped()).await });
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
     let runtime =
-        RuntimeServiceServer::new(RuntimeServer::new(runtime)).max_encoding_message_size(MESSAGE_LIMIT);
+        RuntimeServiceServer::new(RuntimeServer::new(runtime, streaming)).max_encoding_message_size(MESSAGE_LIMIT);
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     tracing::info!(socket = %config.socket.display(), "ready");
     let serving = Server::builder()

@@ -13,11 +13,9 @@ use cairn_contract::{
 use cairn_cri::{
     cgroup::Cgroup,
     image::ImageService,
-    runtime::{
-        Runtime, RuntimeServer,
-        streaming::{Attach, Exec, Finish, Stdio, TerminalSize},
-    },
+    runtime::{Runtime, RuntimeServer},
 };
+use cairn_streaming::{Attach, Exec, Finish, Runtime as _, Stdio, TerminalSize};
 use sha2::{Digest, Sha256};
 use std::{
     fs,
@@ -36,7 +34,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tonic::Request;
+use tonic::{Code, Request};
 
 const BUSYBOX: &str = "/bin/busybox";
 const IMAGE: &str = "cairn.local/busybox:streaming";
@@ -88,7 +86,14 @@ impl Node {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let images = ImageService::open(&config).await.unwrap();
         let runtime = Runtime::open(config, images).await.unwrap();
-        let server = RuntimeServer::new(runtime.clone());
+        let loopback = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        let streaming = cairn_streaming::Server::bind(
+            loopback,
+            cairn_streaming::IDLE_TIMEOUT,
+            cairn_streaming::CREATION_TIMEOUT,
+        )
+        .unwrap();
+        let server = RuntimeServer::new(runtime.clone(), streaming);
         Self { base, runtime, server }
     }
 
@@ -425,6 +430,50 @@ async fn commands_have_their_streams() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_streamed_is_refused_by_the_call() {
+    if let Some(reason) = obstacle() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let node = Node::new().await;
+    let pod = node.pod("refused", own_pids()).await;
+    let id = node.run(&pod, container("refused", &own_pids(), "sleep 0.1")).await;
+    node.exit_code(&id).await;
+    let good = cri::ExecRequest {
+        container_id: id.clone(),
+        cmd: vec!["true".into()],
+        stdout: true,
+        ..Default::default()
+    };
+    let exec = async |change: fn(&mut cri::ExecRequest)| {
+        let mut request = good.clone();
+        change(&mut request);
+        node.server.exec(Request::new(request)).await.unwrap_err().code()
+    };
+    assert_eq!(exec(|_| ()).await, Code::FailedPrecondition);
+    assert_eq!(exec(|request| request.container_id = "none".into()).await, Code::NotFound);
+    assert_eq!(exec(|request| request.container_id.clear()).await, Code::InvalidArgument);
+    assert_eq!(exec(|request| request.cmd.clear()).await, Code::InvalidArgument);
+    assert_eq!(exec(|request| request.stdout = false).await, Code::InvalidArgument);
+    assert_eq!(exec(|request| (request.tty, request.stderr) = (true, true)).await, Code::InvalidArgument);
+    let attach = cri::AttachRequest { container_id: id, stdout: true, ..Default::default() };
+    let refused = node.server.attach(Request::new(attach)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let forward = async |sandbox: &str, port: i32| {
+        let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.into(), port: vec![port] };
+        node.server.port_forward(Request::new(request)).await
+    };
+    assert_eq!(forward(&pod, 65536).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(forward("none", 80).await.unwrap_err().code(), Code::NotFound);
+    let url = forward(&pod, 80).await.unwrap().into_inner().url;
+    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
+    node.server.stop_pod_sandbox(Request::new(request)).await.unwrap();
+    assert_eq!(forward(&pod, 80).await.unwrap_err().code(), Code::FailedPrecondition);
+    node.remove(pod).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_have_terminals() {
     if let Some(reason) = obstacle() {
         println!("skipped: {reason}");
@@ -649,7 +698,7 @@ async fn ports_are_forwarded_into_the_pod() {
         let (input, output) = tokio::io::split(daemon);
         let (runtime, sandbox) = (node.runtime.clone(), pod.clone());
         let forwarding = tokio::spawn(async move {
-            runtime.forward(&sandbox, port, (Box::new(input), Box::new(output))).await
+            runtime.port_forward(sandbox, port, (Box::new(input), Box::new(output))).await
         });
         let (mut reader, mut writer) = tokio::io::split(client);
         let many: Vec<u8> = (0..500_000_u32).map(|at| (at % 253) as u8).collect();
@@ -666,11 +715,11 @@ async fn ports_are_forwarded_into_the_pod() {
     }
     let (_client, daemon) = duplex(64);
     let (input, output) = tokio::io::split(daemon);
-    let refused = node.runtime.forward(&pod, 7009, (Box::new(input), Box::new(output))).await.unwrap_err();
+    let refused = node.runtime.port_forward(pod.clone(), 7009, (Box::new(input), Box::new(output))).await.unwrap_err();
     assert!(refused.contains("localhost:7009") && refused.contains("connection refused"), "{refused}");
     let (_client, daemon) = duplex(64);
     let (input, output) = tokio::io::split(daemon);
-    let missing = node.runtime.forward("none", 1, (Box::new(input), Box::new(output))).await.unwrap_err();
+    let missing = node.runtime.port_forward("none".into(), 1, (Box::new(input), Box::new(output))).await.unwrap_err();
     assert!(missing.contains("not found"), "{missing}");
     node.remove(pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new());

@@ -25,7 +25,7 @@ mod reconcile;
 mod service;
 mod shim_client;
 mod state;
-pub mod streaming;
+mod streaming;
 mod update;
 
 pub use error::RuntimeError;

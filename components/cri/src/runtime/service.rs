@@ -17,12 +17,18 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Debug, Clone)]
 pub struct RuntimeServer {
     runtime: Runtime,
+    streaming: cairn_streaming::Server,
 }
 
 impl RuntimeServer {
-    /// Serves `runtime`.
-    pub fn new(runtime: Runtime) -> Self {
-        Self { runtime }
+    /// Serves `runtime`; for what is streamed, clients are sent to `streaming`.
+    pub fn new(runtime: Runtime, streaming: cairn_streaming::Server) -> Self {
+        Self { runtime, streaming }
+    }
+
+    /// Where a client gets what it asked for.
+    fn url(&self, request: cairn_streaming::Request) -> Result<String, Status> {
+        self.streaming.url(request).map_err(|error| Status::resource_exhausted(error.to_string()))
     }
 }
 
@@ -241,6 +247,24 @@ impl RuntimeService for RuntimeServer {
         let result =
             self.runtime.exec_sync(&request.container_id, request.cmd, seconds(request.timeout)).await?;
         Ok(Response::new(result))
+    }
+
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        let request = self.runtime.prepare_exec(request.into_inner())?;
+        Ok(Response::new(cri::ExecResponse { url: self.url(request)? }))
+    }
+
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        let request = self.runtime.prepare_attach(&request.into_inner())?;
+        Ok(Response::new(cri::AttachResponse { url: self.url(request)? }))
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        let request = self.runtime.prepare_port_forward(&request.into_inner())?;
+        Ok(Response::new(cri::PortForwardResponse { url: self.url(request)? }))
     }
 
     async fn container_stats(

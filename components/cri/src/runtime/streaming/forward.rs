@@ -4,11 +4,11 @@
 //! So a thread of its own enters the pod's namespace, makes the sockets, and ends: no thread of a pool ever is in the
 //! wrong namespace.
 
-use super::{Input, Output};
 use crate::{
     runtime::{Runtime, RuntimeError, state::PodPhase},
     shim::sandbox::namespace_path,
 };
+use cairn_streaming::{Input, Output};
 use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, socket_with},
     thread::{LinkNameSpaceType, move_into_link_name_space},
@@ -50,7 +50,7 @@ impl Runtime {
     ///
     /// # Errors
     /// For the client: that there is no such sandbox, or nobody listens.
-    pub async fn forward(&self, sandbox: &str, port: u16, stream: (Input, Output)) -> Result<(), String> {
+    pub(super) async fn forward(&self, sandbox: &str, port: u16, stream: (Input, Output)) -> Result<(), String> {
         let (id, namespace) = self.forwardable(sandbox).map_err(|error| error.to_string())?;
         let sockets = match namespace {
             None => Ok(sockets()),

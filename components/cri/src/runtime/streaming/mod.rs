@@ -11,98 +11,39 @@
 
 mod descriptor;
 mod forward;
+mod prepare;
 mod relay;
 mod session;
 
 use super::{Runtime, RuntimeError, state::ContainerRecord};
 use crate::{protocol, shim::SOCKET};
 use cairn_contract::cri;
+use cairn_streaming::{Attach, Exec, Finish, Input, Output, Stdio};
+use futures::{FutureExt, future::BoxFuture};
 use relay::{AfterInput, LastOutput, relay};
 use session::SessionError;
 use std::path::PathBuf;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
-};
 
-/// What a client sends.
-pub type Input = Box<dyn AsyncRead + Send + Unpin>;
-/// What a client receives.
-pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
+impl cairn_streaming::Runtime for Runtime {
+    fn exec(&self, exec: Exec, stdio: Stdio) -> BoxFuture<'_, Finish> {
+        async { finish(self.try_exec(exec, stdio).await) }.boxed()
+    }
 
-/// Size of a terminal's window, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TerminalSize {
-    /// Width.
-    pub columns: u16,
-    /// Height.
-    pub rows: u16,
-}
+    fn attach(&self, attach: Attach, stdio: Stdio) -> BoxFuture<'_, Finish> {
+        async { finish(self.try_attach(attach, stdio).await) }.boxed()
+    }
 
-/// A client's streams.
-pub struct Stdio {
-    /// Sent by it.
-    pub stdin: Option<Input>,
-    /// Received by it.
-    pub stdout: Option<Output>,
-    /// Received by it.
-    pub stderr: Option<Output>,
-    /// Its window, each time that changes.
-    pub resize: mpsc::Receiver<TerminalSize>,
-}
-
-/// A command to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exec {
-    /// Container id.
-    pub container: String,
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// With a terminal.
-    pub tty: bool,
-    /// Wanted.
-    pub stdin: bool,
-    /// Wanted.
-    pub stdout: bool,
-    /// Wanted.
-    pub stderr: bool,
-}
-
-/// A container to attach to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attach {
-    /// Container id.
-    pub container: String,
-    /// The client has a terminal.
-    pub tty: bool,
-    /// Wanted.
-    pub stdin: bool,
-    /// Wanted.
-    pub stdout: bool,
-    /// Wanted.
-    pub stderr: bool,
-}
-
-/// How it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finish {
-    /// With this exit status.
-    Exited(i32),
-    /// It could not be done; the text is for the client.
-    Failed(String),
+    fn port_forward(
+        &self,
+        sandbox: String,
+        port: u16,
+        stream: (Input, Output),
+    ) -> BoxFuture<'_, Result<(), String>> {
+        async move { self.forward(&sandbox, port, stream).await }.boxed()
+    }
 }
 
 impl Runtime {
-    /// Runs a command in a container, with the client's streams.
-    pub async fn exec(&self, what: Exec, stdio: Stdio) -> Finish {
-        finish(self.try_exec(what, stdio).await)
-    }
-
-    /// Attaches a client to a container, until the container ends or the client leaves.
-    pub async fn attach(&self, what: Attach, stdio: Stdio) -> Finish {
-        finish(self.try_attach(what, stdio).await)
-    }
-
     async fn try_exec(&self, what: Exec, stdio: Stdio) -> Result<i32, RuntimeError> {
         let record = self.running(&what.container)?;
         let request = protocol::Request::Exec(protocol::Exec {

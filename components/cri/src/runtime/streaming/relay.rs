@@ -1,10 +1,10 @@
 //! Bytes between a client and a process, until the process has ended and everything it wrote is delivered.
 
 use super::{
-    Input, Output, Stdio,
     descriptor::Descriptor,
     session::{Events, Orders, SessionError, Wires},
 };
+use cairn_streaming::{Input, Output, Stdio};
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
