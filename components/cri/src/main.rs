@@ -182,8 +182,8 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     tokio::spawn(async move { server.serve(streams, stopped()).await });
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
-    let runtime =
-        RuntimeServiceServer::new(RuntimeServer::new(runtime, streaming)).max_encoding_message_size(MESSAGE_LIMIT);
+    let runtime = RuntimeServiceServer::new(RuntimeServer::new(runtime, streaming))
+        .max_encoding_message_size(MESSAGE_LIMIT);
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     tracing::info!(socket = %config.socket.display(), "ready");
     let serving = Server::builder()

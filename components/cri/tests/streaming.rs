@@ -715,11 +715,13 @@ async fn ports_are_forwarded_into_the_pod() {
     }
     let (_client, daemon) = duplex(64);
     let (input, output) = tokio::io::split(daemon);
-    let refused = node.runtime.port_forward(pod.clone(), 7009, (Box::new(input), Box::new(output))).await.unwrap_err();
+    let refused =
+        node.runtime.port_forward(pod.clone(), 7009, (Box::new(input), Box::new(output))).await.unwrap_err();
     assert!(refused.contains("localhost:7009") && refused.contains("connection refused"), "{refused}");
     let (_client, daemon) = duplex(64);
     let (input, output) = tokio::io::split(daemon);
-    let missing = node.runtime.port_forward("none".into(), 1, (Box::new(input), Box::new(output))).await.unwrap_err();
+    let missing =
+        node.runtime.port_forward("none".into(), 1, (Box::new(input), Box::new(output))).await.unwrap_err();
     assert!(missing.contains("not found"), "{missing}");
     node.remove(pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new());

@@ -50,7 +50,12 @@ impl Runtime {
     ///
     /// # Errors
     /// For the client: that there is no such sandbox, or nobody listens.
-    pub(super) async fn forward(&self, sandbox: &str, port: u16, stream: (Input, Output)) -> Result<(), String> {
+    pub(super) async fn forward(
+        &self,
+        sandbox: &str,
+        port: u16,
+        stream: (Input, Output),
+    ) -> Result<(), String> {
         let (id, namespace) = self.forwardable(sandbox).map_err(|error| error.to_string())?;
         let sockets = match namespace {
             None => Ok(sockets()),

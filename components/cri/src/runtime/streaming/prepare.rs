@@ -6,7 +6,10 @@ use cairn_streaming::{Attach, Exec, PortForward, Request};
 
 impl Runtime {
     /// What CRI's Exec asks for.
-    pub(in crate::runtime) fn prepare_exec(&self, request: cri::ExecRequest) -> Result<Request, RuntimeError> {
+    pub(in crate::runtime) fn prepare_exec(
+        &self,
+        request: cri::ExecRequest,
+    ) -> Result<Request, RuntimeError> {
         let cri::ExecRequest { container_id, cmd: command, tty, stdin, stdout, stderr } = request;
         check_streams(&container_id, tty, [stdin, stdout, stderr])?;
         if command.is_empty() {
@@ -17,7 +20,10 @@ impl Runtime {
     }
 
     /// What CRI's Attach asks for.
-    pub(in crate::runtime) fn prepare_attach(&self, request: &cri::AttachRequest) -> Result<Request, RuntimeError> {
+    pub(in crate::runtime) fn prepare_attach(
+        &self,
+        request: &cri::AttachRequest,
+    ) -> Result<Request, RuntimeError> {
         let &cri::AttachRequest { ref container_id, tty, stdin, stdout, stderr } = request;
         check_streams(container_id, tty, [stdin, stdout, stderr])?;
         let container = self.running(container_id)?.id;
