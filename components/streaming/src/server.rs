@@ -129,8 +129,8 @@ impl Server {
             tasks.spawn(async move {
                 let service =
                     service_fn(|request| std::future::ready(Ok::<_, Infallible>(guest.answer(request))));
+                // Not `keep_alive(false)`: it puts a `close` beside `Upgrade`, and then Go's HTTP client hides both.
                 let serving = http1::Builder::new()
-                    .keep_alive(false)
                     .timer(TokioTimer::new())
                     .header_read_timeout(REQUEST_TIMEOUT)
                     .serve_connection(TokioIo::new(stream), service)
@@ -263,6 +263,8 @@ fn command(
 fn plain(status: StatusCode, text: &str) -> Response<String> {
     let mut response = Response::new(text.to_owned());
     *response.status_mut() = status;
+    // One request a connection; an upgrade says so in its own way.
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
