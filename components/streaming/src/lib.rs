@@ -10,7 +10,7 @@
 //! [`Server`] remembers what was asked for under a token that works once and for a minute ([`Server::url`]), and
 //! calls the runtime when the client has come and opened its streams.
 //!
-//! Inside, what can be computed is apart from what must be waited for. [`spdy`] is a
+//! Inside, what can be computed is apart from what must be waited for. [`spdy`] and [`websocket`] are
 //! state machines without input or output of their own: bytes in, events out; commands in, bytes out. They are symmetric, so
 //! that tests hold both ends, and take any bytes without panicking, so that they are fuzzed. One driver
 //! moves bytes between a socket and such a machine, and hands out the streams as tokio's `AsyncRead` and `AsyncWrite`.
@@ -30,6 +30,7 @@ mod server;
 pub mod spdy;
 mod status;
 mod tokens;
+pub mod websocket;
 
 pub use request::{Attach, Exec, Finish, Input, Output, PortForward, Request, Runtime, Stdio, TerminalSize};
 pub use server::{CREATION_TIMEOUT, IDLE_TIMEOUT, Server};

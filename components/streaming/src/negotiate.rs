@@ -1,8 +1,10 @@
 //! Which protocol is spoken after the upgrade.
 //!
 //! A SPDY client lists what it speaks in `X-Stream-Protocol-Version`, best first, and is told what was chosen under the same name, or what it
-//! could have chosen in `X-Accepted-Stream-Protocol-Versions` with status 403.
+//! could have chosen in `X-Accepted-Stream-Protocol-Versions` with status 403. A WebSocket client does the same with
+//! `Sec-WebSocket-Protocol`, and one that lists nothing speaks the first of all versions.
 
+use crate::websocket::Codec;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 /// The header of both sides' choices.
@@ -12,6 +14,8 @@ pub(crate) const ACCEPTED_VERSIONS: HeaderName =
     HeaderName::from_static("x-accepted-stream-protocol-versions");
 /// The protocol in `Upgrade`.
 pub(crate) const SPDY: &str = "SPDY/3.1";
+/// The other.
+pub(crate) const WEBSOCKET: &str = "websocket";
 
 /// How exec and attach use their streams. Later versions add to earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +40,21 @@ pub(crate) const COMMAND_VERSIONS: [(&str, CommandVersion); 4] = [
 /// The one way to forward ports over SPDY.
 pub(crate) const PORT_FORWARD_VERSIONS: [(&str, ()); 1] = [("portforward.k8s.io", ())];
 
+/// Those spoken over WebSocket, best first.
+pub(crate) const COMMAND_CHANNELS: [(&str, (CommandVersion, Codec)); 5] = [
+    ("v5.channel.k8s.io", (CommandVersion::V4, Codec::BinaryWithClose)),
+    ("v4.channel.k8s.io", (CommandVersion::V4, Codec::Binary)),
+    ("v4.base64.channel.k8s.io", (CommandVersion::V4, Codec::Base64)),
+    ("channel.k8s.io", (CommandVersion::V1, Codec::Binary)),
+    ("base64.channel.k8s.io", (CommandVersion::V1, Codec::Base64)),
+];
+/// The ways to forward ports over WebSocket: SPDY inside (None), or channels.
+pub(crate) const PORT_FORWARD_CHANNELS: [(&str, Option<Codec>); 3] = [
+    ("SPDY/3.1+portforward.k8s.io", None),
+    ("v4.channel.k8s.io", Some(Codec::Binary)),
+    ("v4.base64.channel.k8s.io", Some(Codec::Base64)),
+];
+
 /// Why a request cannot be upgraded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -45,6 +64,10 @@ pub(crate) enum Refusal {
     NoUpgrade,
     #[error("the header {PROTOCOL_VERSION} is missing")]
     NoVersion,
+    #[error("the request is no WebSocket handshake of version 13")]
+    Handshake,
+    #[error("forwarding ports by channels needs ports that were asked for beforehand, and at most 127")]
+    NoPorts,
     #[error("none of the protocols asked for ({asked}) is spoken here ({})", .spoken.join(", "))]
     Versions { asked: String, spoken: Vec<&'static str> },
 }
@@ -53,7 +76,7 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoUpgrade | Self::NoVersion => StatusCode::BAD_REQUEST,
+            Self::NoUpgrade | Self::NoVersion | Self::Handshake | Self::NoPorts => StatusCode::BAD_REQUEST,
             Self::Versions { .. } => StatusCode::FORBIDDEN,
         }
     }
@@ -64,6 +87,8 @@ impl Refusal {
 pub(crate) enum Upgrade {
     /// SPDY/3.1.
     Spdy,
+    /// WebSocket.
+    WebSocket,
 }
 
 /// Which upgrade is asked for.
@@ -74,7 +99,13 @@ pub(crate) fn upgrade(method: &Method, headers: &HeaderMap) -> Result<Upgrade, R
     let asks = tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let to =
         |protocol: &str| tokens(headers, &header::UPGRADE).any(|token| token.eq_ignore_ascii_case(protocol));
-    if asks && to(SPDY) { Ok(Upgrade::Spdy) } else { Err(Refusal::NoUpgrade) }
+    if asks && to(SPDY) {
+        Ok(Upgrade::Spdy)
+    } else if asks && to(WEBSOCKET) {
+        Ok(Upgrade::WebSocket)
+    } else {
+        Err(Refusal::NoUpgrade)
+    }
 }
 
 /// The first of the client's protocols that is spoken here.

@@ -1,7 +1,10 @@
-//! Port-forward over SPDY: any number of connections to ports, each of them two streams.
+//! Port-forward. Over SPDY, tunnelled or not: any number of connections to ports, each of them two streams.
 //!
 //! The client opens them with the headers `port`, `streamtype` (`error` or `data`) and `requestid`, which tells what belongs together. A
 //! client of old sends no request id: there the data stream is the next after the error stream.
+//!
+//! On the channels of a WebSocket: one connection for each port that was granted, with two channels, data and error, on both of which the
+//! port comes first, in two bytes, little-endian.
 
 use crate::{
     connection::{InputHandle, OutputHandle, Streams},
@@ -80,6 +83,29 @@ pub(crate) async fn serve(
             }
         }
     }
+}
+
+/// Serves one connection for each port, on channels, and says goodbye when all have ended.
+pub(crate) async fn serve_channels(streams: &Streams, forward: &PortForward, runtime: &impl Runtime) {
+    let mut running: FuturesUnordered<_> = forward
+        .ports
+        .iter()
+        .zip((0..).step_by(2))
+        .map(|(port, channel)| async move {
+            let (input, mut output) = streams.accept(channel);
+            let (_, mut error) = streams.accept(channel + 1);
+            for handle in [&mut output, &mut error] {
+                if handle.write_all(&port.to_le_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            let (data, error) = (Some((channel, input, output)), Some((channel + 1, error)));
+            let whole = Half { port: *port, error, data, until: Instant::now() };
+            connect(streams, &forward.sandbox, runtime, whole).await;
+        })
+        .collect();
+    while running.next().await.is_some() {}
+    streams.say_goodbye();
 }
 
 async fn expire(at: Option<Instant>) {

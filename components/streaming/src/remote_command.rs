@@ -47,6 +47,17 @@ pub(crate) struct Wanted {
     pub(crate) resize: bool,
 }
 
+impl Wanted {
+    /// The first channel that we write to.
+    pub(crate) fn first_output(self) -> u32 {
+        match self {
+            Self { stdout: true, .. } => 1,
+            Self { stderr: true, .. } => 2,
+            _ => STATUS_CHANNEL,
+        }
+    }
+}
+
 impl Command {
     pub(crate) fn wanted(&self, version: CommandVersion) -> Wanted {
         let (tty, stdin, stdout, stderr) = match self {
@@ -139,6 +150,20 @@ impl Gathered {
             && wanted.stderr == self.stderr.is_some()
             && wanted.resize == self.resize.is_some()
     }
+}
+
+/// The channel of an exit status, on a WebSocket.
+pub(crate) const STATUS_CHANNEL: u32 = 3;
+/// The channels there are.
+pub(crate) const CHANNELS: [&str; 5] = ["stdin", "stdout", "stderr", "error", "resize"];
+
+/// The streams that are wanted, where all are there from the beginning: as channels.
+pub(crate) fn channels(streams: &Streams, wanted: Wanted) -> Gathered {
+    let mut gathered = Gathered::default();
+    for (kind, number) in CHANNELS.into_iter().zip(0..) {
+        gathered.take(streams, Some(kind), number, wanted);
+    }
+    gathered
 }
 
 /// Waits for the streams that are wanted, and refuses others. None: they did not come in time.

@@ -4,14 +4,15 @@ use crate::{
     connection::{End, connect},
     link::Link,
     negotiate::{
-        ACCEPTED_VERSIONS, COMMAND_VERSIONS, CommandVersion, PORT_FORWARD_VERSIONS, PROTOCOL_VERSION,
-        Refusal, SPDY, Upgrade, upgrade, version,
+        ACCEPTED_VERSIONS, COMMAND_CHANNELS, COMMAND_VERSIONS, CommandVersion, PORT_FORWARD_CHANNELS,
+        PORT_FORWARD_VERSIONS, PROTOCOL_VERSION, Refusal, SPDY, Upgrade, WEBSOCKET, upgrade, version,
     },
     port_forward,
-    remote_command::{self, Command},
+    remote_command::{self, CHANNELS, Command, STATUS_CHANNEL},
     request::{PortForward, Request, Runtime},
     spdy::{Role, Session},
     tokens::{Tokens, UrlError},
+    websocket::{Channels, Codec, Socket, accept_key},
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
@@ -178,10 +179,23 @@ struct Guest<R> {
     slot: Arc<tokio::sync::OwnedSemaphorePermit>,
 }
 
-/// What was negotiated.
-enum Agreed {
-    Command { upgrade: Upgrade, version: CommandVersion, command: Command },
-    PortForward { upgrade: Upgrade, forward: PortForward },
+/// What was negotiated: what is spoken, and what is done.
+struct Agreed {
+    link: Link,
+    job: Job,
+}
+
+enum Job {
+    /// `channels`: its streams are there from the beginning.
+    Command {
+        version: CommandVersion,
+        command: Command,
+        channels: bool,
+    },
+    PortForward {
+        forward: PortForward,
+        channels: bool,
+    },
 }
 
 impl<R: Runtime> Guest<R> {
@@ -235,29 +249,96 @@ fn negotiate(
     headers: &HeaderMap,
 ) -> Result<(Agreed, Response<String>), Refusal> {
     let upgrade = upgrade(method, headers)?;
-    let (name, agreed) = match granted {
-        Request::Exec(exec) => command(upgrade, headers, Command::Exec(exec))?,
-        Request::Attach(attach) => command(upgrade, headers, Command::Attach(attach))?,
-        Request::PortForward(forward) => {
-            let (name, ()) = version(headers, &PROTOCOL_VERSION, &PORT_FORWARD_VERSIONS)?;
-            (name, Agreed::PortForward { upgrade, forward })
+    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let answer = response.headers_mut();
+    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    let agreed = match upgrade {
+        Upgrade::Spdy => {
+            let (name, job) = agree_on_spdy(granted, headers)?;
+            answer.insert(header::UPGRADE, HeaderValue::from_static(SPDY));
+            answer.insert(PROTOCOL_VERSION, HeaderValue::from_static(name));
+            Agreed { link: Link::Spdy(Session::new(Role::Server)), job }
+        }
+        Upgrade::WebSocket => {
+            let key = websocket_key(headers).ok_or(Refusal::Handshake)?;
+            let (name, agreed) = agree_on_websocket(granted, headers)?;
+            answer.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+            if let Ok(proof) = HeaderValue::try_from(accept_key(key)) {
+                answer.insert(header::SEC_WEBSOCKET_ACCEPT, proof);
+            }
+            if let Some(name) = name {
+                answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+            }
+            agreed
         }
     };
-    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static(SPDY));
-    headers.insert(PROTOCOL_VERSION, HeaderValue::from_static(name));
     Ok((agreed, response))
 }
 
-fn command(
-    upgrade: Upgrade,
-    headers: &HeaderMap,
-    command: Command,
-) -> Result<(&'static str, Agreed), Refusal> {
+fn agree_on_spdy(granted: Request, headers: &HeaderMap) -> Result<(&'static str, Job), Refusal> {
+    let command = match granted {
+        Request::Exec(exec) => Command::Exec(exec),
+        Request::Attach(attach) => Command::Attach(attach),
+        Request::PortForward(forward) => {
+            let (name, ()) = version(headers, &PROTOCOL_VERSION, &PORT_FORWARD_VERSIONS)?;
+            return Ok((name, Job::PortForward { forward, channels: false }));
+        }
+    };
     let (name, version) = version(headers, &PROTOCOL_VERSION, &COMMAND_VERSIONS)?;
-    Ok((name, Agreed::Command { upgrade, version, command }))
+    Ok((name, Job::Command { version, command, channels: false }))
+}
+
+fn agree_on_websocket(
+    granted: Request,
+    headers: &HeaderMap,
+) -> Result<(Option<&'static str>, Agreed), Refusal> {
+    let command = match granted {
+        Request::Exec(exec) => Command::Exec(exec),
+        Request::Attach(attach) => Command::Attach(attach),
+        Request::PortForward(forward) => return agree_on_ports(forward, headers),
+    };
+    let first = (CommandVersion::V1, Codec::Binary);
+    let (name, (version, codec)) = subprotocol(headers, &COMMAND_CHANNELS, first)?;
+    let count = CHANNELS.len() as u8;
+    let mut channels = Channels::new(Role::Server, codec, count, Some(STATUS_CHANNEL));
+    // An empty message on the first channel that we write to says that all is ready.
+    channels.greet(command.wanted(version).first_output());
+    let job = Job::Command { version, command, channels: true };
+    Ok((name, Agreed { link: Link::Channels(channels), job }))
+}
+
+fn agree_on_ports(
+    forward: PortForward,
+    headers: &HeaderMap,
+) -> Result<(Option<&'static str>, Agreed), Refusal> {
+    let (name, codec) = subprotocol(headers, &PORT_FORWARD_CHANNELS, Some(Codec::Binary))?;
+    let link = match codec {
+        None => Link::Tunnel(Socket::new(Role::Server), Session::new(Role::Server)),
+        Some(codec) => {
+            let count = u8::try_from(forward.ports.len() * 2).ok().filter(|count| *count > 0);
+            let count = count.ok_or(Refusal::NoPorts)?;
+            Link::Channels(Channels::new(Role::Server, codec, count, None))
+        }
+    };
+    Ok((name, Agreed { link, job: Job::PortForward { forward, channels: codec.is_some() } }))
+}
+
+/// The client's first subprotocol that is spoken here; `silent`, if it names none.
+fn subprotocol<V: Copy>(
+    headers: &HeaderMap,
+    spoken: &[(&'static str, V)],
+    silent: V,
+) -> Result<(Option<&'static str>, V), Refusal> {
+    match version(headers, &header::SEC_WEBSOCKET_PROTOCOL, spoken) {
+        Ok((name, value)) => Ok((Some(name), value)),
+        Err(Refusal::NoVersion) => Ok((None, silent)),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn websocket_key(headers: &HeaderMap) -> Option<&str> {
+    let version = headers.get(header::SEC_WEBSOCKET_VERSION)?;
+    (version == "13").then(|| headers.get(header::SEC_WEBSOCKET_KEY)?.to_str().ok())?
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<String> {
@@ -290,16 +371,18 @@ async fn session<R: Runtime>(
         Ok(io) => TokioIo::new(io),
         Err(error) => return tracing::debug!("streaming: the upgrade failed: {error}"),
     };
-    let link = match &agreed {
-        Agreed::Command { upgrade: Upgrade::Spdy, .. }
-        | Agreed::PortForward { upgrade: Upgrade::Spdy, .. } => Link::Spdy(Session::new(Role::Server)),
-    };
+    let Agreed { link, job } = agreed;
     let (streams, driver) = connect(link, io, socket, server.idle);
     let work = async {
-        match agreed {
-            Agreed::Command { version, command, .. } => {
+        match job {
+            Job::Command { version, command, channels } => {
                 let wanted = command.wanted(version);
-                match remote_command::gather(&streams, wanted, server.creation).await {
+                let gathered = if channels {
+                    Some(remote_command::channels(&streams, wanted))
+                } else {
+                    remote_command::gather(&streams, wanted, server.creation).await
+                };
+                match gathered {
                     Some(gathered) => {
                         remote_command::serve(&streams, gathered, version, command, &*runtime).await;
                     }
@@ -309,7 +392,10 @@ async fn session<R: Runtime>(
                     }
                 }
             }
-            Agreed::PortForward { forward, .. } => {
+            Job::PortForward { forward, channels: true } => {
+                port_forward::serve_channels(&streams, &forward, &*runtime).await;
+            }
+            Job::PortForward { forward, channels: false } => {
                 port_forward::serve(&streams, &forward, &*runtime, server.creation).await;
             }
         }

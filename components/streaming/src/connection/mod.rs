@@ -186,11 +186,32 @@ impl Streams {
         shared.wake_driver();
     }
 
+    /// Says goodbye, and leaves the closing to the client.
+    pub(crate) fn say_goodbye(&self) {
+        let mut shared = lock(&self.0);
+        shared.link.go_away();
+        shared.wake_driver();
+    }
+
     /// Says goodbye; the driver closes the connection once all is sent.
     pub(crate) fn close(&self) {
         let mut shared = lock(&self.0);
         shared.link.go_away();
         shared.closing = true;
+        shared.wake_driver();
+    }
+
+    /// A stream that both ends know from the beginning.
+    #[cfg(test)]
+    pub(crate) fn channel(&self, stream: u32) -> (InputHandle, OutputHandle) {
+        self.accept(stream)
+    }
+
+    /// Does something with the protocol itself.
+    #[cfg(test)]
+    pub(crate) fn with_link(&self, act: impl FnOnce(&mut Link)) {
+        let mut shared = lock(&self.0);
+        act(&mut shared.link);
         shared.wake_driver();
     }
 
@@ -300,6 +321,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
             return Poll::Pending;
         }
         if shared.gone_away && shared.link.is_idle() {
+            // What was not sent by now, the answer to a goodbye at most, may fail to be.
             return Poll::Ready(Some(End::Closed));
         }
         if shared.is_full() {

@@ -431,3 +431,116 @@ async fn nonsense_after_the_upgrade_ends_the_session() {
     // The last frame is GOAWAY with a protocol error.
     assert!(rest.ends_with(&[0x80, 3, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1]), "{rest:?}");
 }
+
+impl Site {
+    async fn web_socket(&self, request: Request, protocol: &str) -> (TcpStream, String) {
+        let url = self.server.url(request).unwrap();
+        let path = url.strip_prefix(&format!("http://{}", self.server.address())).unwrap();
+        let mut io = TcpStream::connect(self.server.address()).await.unwrap();
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        io.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(io.read_u8().await.unwrap());
+        }
+        (io, String::from_utf8(answer).unwrap())
+    }
+
+    async fn channels(&self, request: Request, protocol: &str, codec: Codec) -> (Streams, Driver<TcpStream>) {
+        let (io, answer) = self.web_socket(request, protocol).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        assert!(answer.contains(&format!("sec-websocket-protocol: {protocol}\r\n")), "{answer}");
+        assert!(answer.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{answer}");
+        let link = Link::Channels(Channels::new(Role::Client, codec, 5, None));
+        connect(link, io, None, IDLE_TIMEOUT)
+    }
+}
+
+/// Reads a channel, whose end is the connection's.
+async fn read_channel(mut input: InputHandle) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = input.read_to_end(&mut bytes).await;
+    bytes
+}
+
+#[tokio::test]
+async fn a_command_over_channels() {
+    let site = Site::usual();
+    for (protocol, codec) in
+        [("v4.channel.k8s.io", Codec::Binary), ("v4.base64.channel.k8s.io", Codec::Base64)]
+    {
+        let (streams, driver) = site.channels(exec("both", false, false), protocol, codec).await;
+        let (out, err, status) = (streams.channel(1), streams.channel(2), streams.channel(3));
+        tokio::spawn(driver);
+        assert_eq!(read_channel(out.0).await, b"to out");
+        assert_eq!(read_channel(err.0).await, b"to err");
+        let status: Value = serde_json::from_slice(&read_channel(status.0).await).unwrap();
+        assert_eq!(status["details"]["causes"][0]["message"], "3");
+    }
+}
+
+#[tokio::test]
+async fn megabytes_over_channels_and_an_end_of_input() {
+    let site = Site::usual();
+    let (streams, driver) =
+        site.channels(exec("cat", false, true), "v5.channel.k8s.io", Codec::BinaryWithClose).await;
+    let ((_i, mut stdin), (out, _o), (status, _s)) =
+        (streams.channel(0), streams.channel(1), streams.channel(3));
+    tokio::spawn(driver);
+    let sent: Vec<u8> = (0..8_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let expected = sent.clone();
+    let sender = streams.clone();
+    tokio::spawn(async move {
+        stdin.write_all(&sent).await.unwrap();
+        sender.with_link(|link| match link {
+            Link::Channels(channels) => channels.signal_close(0),
+            _ => unreachable!(),
+        });
+    });
+    assert!(read_channel(out).await == expected, "what came back is not what was sent");
+    let status: Value = serde_json::from_slice(&read_channel(status).await).unwrap();
+    assert_eq!(status["status"], "Success");
+}
+
+#[tokio::test]
+async fn ports_through_a_tunnel_and_over_channels() {
+    let site = Site::usual();
+    let request = |ports| Request::PortForward(PortForward { sandbox: "s".to_owned(), ports });
+    let (io, answer) = site.web_socket(request(vec![]), "SPDY/3.1+portforward.k8s.io").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+    let link = Link::Tunnel(Socket::new(Role::Client), Session::new(Role::Client));
+    let (streams, driver) = connect(link, io, None, IDLE_TIMEOUT);
+    tokio::spawn(driver);
+    let with = |kind| [("streamType", kind), ("port", "80"), ("requestID", "0")];
+    let (_, error, _e) = streams.open(&Headers::new(with("error")));
+    let (_, input, mut output) = streams.open(&Headers::new(with("data")));
+    output.write_all(b"through").await.unwrap();
+    output.shutdown().await.unwrap();
+    assert_eq!(read_all(input).await, [&80_u16.to_be_bytes()[..], b"through"].concat());
+    assert_eq!(read_all(error).await, b"");
+
+    let (streams, driver) = site.channels(request(vec![9, 80]), "v4.channel.k8s.io", Codec::Binary).await;
+    let [_refused, error, open, other] = [0, 1, 2, 3].map(|channel| streams.channel(channel));
+    tokio::spawn(driver);
+    let ((mut error, _), (mut input, mut output), (mut other, _)) = (error, open, other);
+    let mut head = [0; 2];
+    error.read_exact(&mut head).await.unwrap();
+    assert_eq!(head, 9_u16.to_le_bytes());
+    let expected = "error forwarding port 9 to pod s: connection refused";
+    let mut refusal = vec![0; expected.len()];
+    error.read_exact(&mut refusal).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&refusal), expected);
+    other.read_exact(&mut head).await.unwrap();
+    assert_eq!(head, 80_u16.to_le_bytes());
+    output.write_all(b"by channel").await.unwrap();
+    let mut all = [0; 14];
+    input.read_exact(&mut all).await.unwrap();
+    assert_eq!(all[..], [&80_u16.to_le_bytes()[..], &80_u16.to_be_bytes(), b"by channel"].concat());
+
+    let (_, answer) = site.web_socket(request(vec![]), "v4.channel.k8s.io").await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
