@@ -4,6 +4,7 @@
 //! exec cat            standard input comes back
 //! exec sink           standard input is counted
 //! exec source 1000    so many bytes, each its position's low byte times 31
+//! exec early 3        1000 bytes of standard input are read, and that was that
 //! exec exit 3         an exit code
 //! exec tty            terminal sizes, as they come, until one is 0 columns wide
 //! exec sleep          nothing, until the client goes
@@ -64,6 +65,12 @@ async fn run(command: &[String], stdio: Stdio) -> std::io::Result<i32> {
             }
             std::mem::forget(given);
         }
+        "early" => {
+            let mut some = [0; 1000];
+            input.read_exact(&mut some).await?;
+            output.write_all(b"enough").await?;
+            return Ok(number() as i32);
+        }
         "exit" => return Ok(number() as i32),
         "tty" => {
             while let Some(size) = resize.recv().await {
@@ -121,7 +128,7 @@ fn request(line: &str) -> Option<Request> {
         "exec" => {
             let command: Vec<String> = words.collect();
             let tty = command.first()? == "tty";
-            let stdin = matches!(command.first()?.as_str(), "cat" | "sink");
+            let stdin = matches!(command.first()?.as_str(), "cat" | "sink" | "early");
             Request::Exec(Exec { container, command, tty, stdin, stdout: true, stderr: !tty })
         }
         "attach" => {
