@@ -2,7 +2,7 @@
 //! advertisements (RFC 4861, 7.2.6). Without them a pod that inherits an address is unreachable for those who
 //! remember its last owner's hardware address.
 
-use crate::netlink::{route::Mac, sys};
+use crate::netlink::{link::Mac, sys};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

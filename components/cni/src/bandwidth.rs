@@ -1,21 +1,24 @@
 //! `bandwidth`: limits on what the pod receives and sends. Chained after a plugin that makes a veth pair.
 //!
 //! What the pod receives is what the host's end sends: a token bucket there. What the pod sends is received by the
-//! host's end, where nothing can wait; so it is sent through an `ifb` link of its own that has the bucket.
+//! host's end, where nothing can wait; so it is sent through an `ifb` link of its own that has the bucket. Its alias
+//! says whose it is, for GC.
 
 use crate::{
     interface,
     netlink::{
         device::{Kind, NewLink},
-        route::{Link, RouteSocket},
+        link::Link,
+        route::RouteSocket,
         traffic::TokenBucket,
     },
     netns::NetNs,
     protocol::{
-        error::CniError,
+        error::{CniError, Code},
         request::Request,
         result::{CniResult, Interface},
     },
+    ruleset::{Owner, prefix},
 };
 use rustix::io::Errno;
 use serde::Deserialize;
@@ -23,6 +26,8 @@ use sha2::{Digest, Sha512};
 
 /// How long a packet may wait at the given rate, in milliseconds: the reference plugin's choice.
 const LATENCY: u64 = 25;
+/// What the aliases of our `ifb` links begin with.
+const ALIAS: &str = "cairn-cni ";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -42,6 +47,8 @@ struct Runtime {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Limits {
+    shaped_subnets: Vec<String>,
+    unshaped_subnets: Vec<String>,
     ingress_rate: u64,
     ingress_burst: u64,
     egress_rate: u64,
@@ -59,6 +66,12 @@ impl Buckets {
     fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
         let limits = document.runtime_config.bandwidth.unwrap_or(document.own);
+        if !limits.shaped_subnets.is_empty() || !limits.unshaped_subnets.is_empty() {
+            return Err(CniError::new(
+                Code::UnsupportedField,
+                "`shapedSubnets` and `unshapedSubnets` are not supported here: limits hold for all networks",
+            ));
+        }
         Ok(Self {
             received: bucket(limits.ingress_rate, limits.ingress_burst)?,
             sent: bucket(limits.egress_rate, limits.egress_burst)?,
@@ -131,7 +144,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
     }
     if let Some(bucket) = buckets.sent {
         let ifb = ifb_name(request);
-        let link = match hold_up(&mut route, &host, &ifb, bucket) {
+        let link = match hold_up(request, &mut route, &host, &ifb, bucket) {
             Ok(link) => link,
             Err(error) => {
                 let _ = remove(&mut route, &ifb);
@@ -147,11 +160,19 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
     Ok(result)
 }
 
-fn hold_up(route: &mut RouteSocket, host: &Link, ifb: &str, bucket: TokenBucket) -> Result<Link, CniError> {
+fn hold_up(
+    request: &Request,
+    route: &mut RouteSocket,
+    host: &Link,
+    ifb: &str,
+    bucket: TokenBucket,
+) -> Result<Link, CniError> {
     let new =
         NewLink { name: ifb, kind: Kind::Ifb, parent: None, netns: None, mtu: Some(host.mtu), mac: None };
     route.add_link(&new).map_err(|e| e.during(format_args!("adding link {ifb:?} (ifb)")))?;
     let link = interface::find(route, ifb)?;
+    let alias = alias(&Owner::new(&request.network, &request.attachment));
+    route.set_alias(link.index, &alias).map_err(|e| e.during(format_args!("noting whose {ifb:?} is")))?;
     route.set_up(link.index, true).map_err(|e| e.during(format_args!("bringing {ifb:?} up")))?;
     route
         .redirect_received(host.index, link.index)
@@ -175,6 +196,26 @@ fn remove(route: &mut RouteSocket, name: &str) -> Result<(), CniError> {
 /// Removes the `ifb` link. The bucket on the veth goes with that.
 pub fn del(request: &Request) -> Result<(), CniError> {
     remove(&mut interface::open()?, &ifb_name(request))
+}
+
+/// What the alias of an `ifb` link says.
+fn alias(owner: &Owner) -> String {
+    format!("{ALIAS}{}", owner.comment())
+}
+
+/// Removes the `ifb` links of attachments that are no more.
+pub fn gc(request: &Request) -> Result<(), CniError> {
+    let valid = request.valid_attachments()?;
+    let keep: Vec<String> = valid.iter().map(|a| alias(&Owner::new(&request.network, a))).collect();
+    let ours = format!("{ALIAS}{}", prefix(&request.network));
+    let mut route = interface::open()?;
+    let links = route.links().map_err(|e| e.during("listing links"))?;
+    for link in links.iter().filter(|l| l.kind == "ifb" && l.alias.starts_with(&ours)) {
+        if !keep.contains(&link.alias) {
+            remove(&mut route, &link.name)?;
+        }
+    }
+    Ok(())
 }
 
 /// The buckets are there, as configured.
@@ -210,6 +251,10 @@ fn compare(route: &mut RouteSocket, link: &Link, wanted: TokenBucket) -> Result<
         ))),
         None => Err(CniError::internal(format!("Failed to find qdisc tbf on {name}"))),
     }
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    Buckets::load(request).map(drop)
 }
 
 /// The configuration is good.

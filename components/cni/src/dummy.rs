@@ -7,6 +7,10 @@ use crate::{
     protocol::{error::CniError, request::Request, result::CniResult},
 };
 
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    interface::read(request)
+}
+
 /// Makes the interface.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let name = &request.attachment.ifname;

@@ -4,7 +4,10 @@
 
 use crate::{
     interface::{self, DnsFrom, WithoutIpam},
-    netlink::route::{Link, Mac, RouteSocket},
+    netlink::{
+        link::{Link, Mac},
+        route::RouteSocket,
+    },
     netns::NetNs,
     protocol::{error::CniError, request::Request, result::CniResult},
     veth::random_name,
@@ -96,6 +99,11 @@ fn name_in(directory: &Path) -> Result<String, CniError> {
     let mut entries = std::fs::read_dir(directory).map_err(|e| failed(&e.to_string()))?;
     let first = entries.next().and_then(Result::ok).ok_or_else(|| failed("no network interface there"))?;
     first.file_name().into_string().map_err(|_| failed("the interface's name is not text"))
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    Device::load(request)?;
+    interface::read(request)
 }
 
 /// Moves the device into the pod.

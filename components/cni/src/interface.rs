@@ -4,7 +4,7 @@
 
 use crate::{
     delegate::Ipam,
-    netlink::route::{Link, RouteSocket},
+    netlink::{link::Link, route::RouteSocket},
     netns::NetNs,
     pod,
     protocol::{
@@ -63,6 +63,10 @@ impl Shared {
     pub(crate) fn dns(&self) -> &Dns {
         &self.dns
     }
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    request.config::<Shared>().map(drop)
 }
 
 /// ADD. `make` makes the interface in the pod, `unmake` removes it again if something later fails.
@@ -129,13 +133,8 @@ fn finish(
     for ip in &mut result.ips {
         ip.interface = Some(0);
     }
-    let pod = pod::configure(netns, ifname, &result, false)?;
-    if let Some(announcer) = &pod.announcer {
-        for ip in &result.ips {
-            // A neighbour that misses this finds out by itself, later.
-            let _ = announcer.announce(ip.address.address);
-        }
-    }
+    let mut pod = pod::configure(netns, ifname, &result, false)?;
+    pod.announce(netns, &result.ips);
     result.interfaces = vec![interface(link)];
     Ok(result)
 }

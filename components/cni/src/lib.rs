@@ -10,8 +10,8 @@
 //! - [`loopback`], [`bridge`], [`ptp`], [`macvlan`], [`ipvlan`], [`vlan`], [`dummy`], [`tap`], [`host_device`]: plugins
 //!   that give a pod an interface. `interface` is the life that most of them share.
 //! - [`host_local`], [`static_ipam`]: plugins that give it addresses.
-//! - [`portmap`], [`bandwidth`], [`tuning`]: plugins chained after those.
-//! - [`firewall`]: the one nf_tables table that all rules are in.
+//! - [`portmap`], [`firewall`], [`bandwidth`], [`tuning`], [`sbr`], [`vrf`]: plugins chained after those.
+//! - [`ruleset`]: the one nf_tables table that all rules are in.
 
 pub mod announce;
 pub mod bandwidth;
@@ -36,9 +36,12 @@ mod pod;
 pub mod portmap;
 pub mod protocol;
 pub mod ptp;
+pub mod ruleset;
+pub mod sbr;
 pub mod static_ipam;
 pub mod sysctl;
 pub mod tap;
 pub mod tuning;
 mod veth;
 pub mod vlan;
+pub mod vrf;

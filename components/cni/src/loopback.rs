@@ -1,7 +1,7 @@
 //! `loopback`: brings `lo` up in the pod.
 
 use crate::{
-    netlink::route::{Link, RouteSocket},
+    netlink::{link::Link, route::RouteSocket},
     netns::NetNs,
     protocol::{
         error::CniError,
@@ -11,6 +11,10 @@ use crate::{
 };
 
 const LO: &str = "lo";
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    request.previous_result().map(drop)
+}
 
 /// Brings `lo` up. The result is `prevResult`, if there was one, or `lo` and its addresses.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {

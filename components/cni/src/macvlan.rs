@@ -4,7 +4,7 @@ use crate::{
     interface::{self, DnsFrom, WithoutIpam},
     netlink::{
         device::{Kind, MacvlanMode},
-        route::Mac,
+        link::Mac,
     },
     netns::NetNs,
     parent::ParentConfig,
@@ -58,6 +58,11 @@ impl MacvlanConfig {
             mac: mac.map_err(|e| CniError::config(format!("`mac`: {e}")))?,
         })
     }
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    MacvlanConfig::load(request)?;
+    interface::read(request)
 }
 
 /// Makes the interface.

@@ -1,10 +1,10 @@
 //! Source NAT for pods: what leaves their network goes out under the node's address.
 
 use crate::{
-    firewall::{Firewall, MASQUERADE, Owner},
     netlink::nftables::{Chain, Field, Rule},
     network::{IpNetwork, bits},
     protocol::{error::CniError, request::Request, result::CniResult},
+    ruleset::{MASQUERADE, Owner, Ruleset},
 };
 
 fn rules(result: &CniResult) -> Vec<(Chain, Rule)> {
@@ -27,21 +27,21 @@ fn owner(request: &Request) -> Owner {
 }
 
 pub(crate) fn add(request: &Request, result: &CniResult) -> Result<(), CniError> {
-    Firewall::open()?.replace(&[MASQUERADE], &owner(request), &rules(result))
+    Ruleset::open()?.replace(&[MASQUERADE], &owner(request), &rules(result))
 }
 
 pub(crate) fn remove(request: &Request) -> Result<(), CniError> {
-    Firewall::open()?.remove(&[MASQUERADE], &owner(request))
+    Ruleset::open()?.remove(&[MASQUERADE], &owner(request))
 }
 
 pub(crate) fn retain(request: &Request) -> Result<(), CniError> {
-    Firewall::open()?.retain(&[MASQUERADE], &request.network, &request.valid_attachments()?)
+    Ruleset::open()?.retain(&[MASQUERADE], &request.network, &request.valid_attachments()?)
 }
 
 pub(crate) fn check(request: &Request, result: &CniResult) -> Result<(), CniError> {
-    Firewall::open()?.check(&[MASQUERADE], &owner(request), &rules(result))
+    Ruleset::open()?.check(&[MASQUERADE], &owner(request), &rules(result))
 }
 
 pub(crate) fn probe() -> Result<(), CniError> {
-    Firewall::open()?.probe()
+    Ruleset::open()?.probe(&[MASQUERADE])
 }

@@ -5,7 +5,7 @@ use crate::{
     interface,
     netlink::{
         device::{Kind, NewLink},
-        route::{Link, Mac},
+        link::{Link, Mac},
     },
     netns::NetNs,
     protocol::{error::CniError, request::Request},

@@ -1,14 +1,15 @@
 //! Which plugin, and one run of it from environment and stdin to stdout and exit status.
 
 use crate::{
-    bandwidth, bridge, dummy, host_device, host_local, interface, ipvlan, loopback, macvlan, portmap,
+    bandwidth, bridge, dummy, firewall, host_device, host_local, interface, ipvlan, loopback, macvlan,
+    portmap,
     protocol::{
         error::{CniError, Code},
         request::{Command, Environment, Request, answer_version},
         result::CniResult,
         version::SpecVersion,
     },
-    ptp, static_ipam, tap, tuning, vlan,
+    ptp, sbr, static_ipam, tap, tuning, vlan, vrf,
 };
 use std::{
     io::{self, Read, Write},
@@ -46,6 +47,12 @@ pub enum Plugin {
     Bandwidth,
     /// Kernel parameters and settings of the interface.
     Tuning,
+    /// What is forwarded to and from the pod.
+    Firewall,
+    /// Routes by source address.
+    Sbr,
+    /// A routing domain of its own.
+    Vrf,
 }
 
 /// What a plugin does for each command.
@@ -55,13 +62,15 @@ pub(crate) struct Operations {
     pub(crate) check: Operation,
     pub(crate) gc: Operation,
     pub(crate) status: Operation,
+    /// Reads the configuration and does nothing.
+    pub(crate) read: Operation,
 }
 
 pub(crate) type Operation = fn(&Request) -> Result<(), CniError>;
 
 impl Plugin {
     /// All, in the order they are linked.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Loopback,
         Self::Bridge,
         Self::Ptp,
@@ -76,6 +85,9 @@ impl Plugin {
         Self::Portmap,
         Self::Bandwidth,
         Self::Tuning,
+        Self::Firewall,
+        Self::Sbr,
+        Self::Vrf,
     ];
 
     /// The name in configurations, and of the link.
@@ -95,6 +107,9 @@ impl Plugin {
             Self::Portmap => "portmap",
             Self::Bandwidth => "bandwidth",
             Self::Tuning => "tuning",
+            Self::Firewall => "firewall",
+            Self::Sbr => "sbr",
+            Self::Vrf => "vrf",
         }
     }
 
@@ -118,6 +133,7 @@ impl Plugin {
                     check: $module::check,
                     gc: $gc,
                     status: $status,
+                    read: $module::read,
                 }
             };
         }
@@ -134,10 +150,22 @@ impl Plugin {
             Self::HostLocal => operations!(host_local),
             Self::Static => operations!(static_ipam, nothing, static_ipam::status),
             Self::Portmap => operations!(portmap),
-            Self::Bandwidth => operations!(bandwidth, nothing, bandwidth::status),
-            Self::Tuning => operations!(tuning, nothing, tuning::status),
+            Self::Bandwidth => operations!(bandwidth),
+            Self::Tuning => operations!(tuning),
+            Self::Firewall => operations!(firewall),
+            Self::Sbr => operations!(sbr),
+            Self::Vrf => operations!(vrf),
         }
     }
+}
+
+/// Reads a request and its configuration as the operation would, and does nothing: for those who check configurations,
+/// and for the fuzzer.
+pub fn read(plugin: Plugin, environment: &Environment, stdin: Vec<u8>) -> Result<Request, CniError> {
+    let request = Request::parse(environment, stdin)?;
+    (plugin.operations().read)(&request)?;
+    request.previous_result()?;
+    Ok(request)
 }
 
 /// Runs one operation. `Ok` is what to print, possibly nothing.

@@ -3,7 +3,10 @@
 
 use crate::{
     announce::Announcer,
-    netlink::route::{Link, NewRoute, RouteSocket},
+    netlink::{
+        link::Link,
+        route::{NewRoute, RouteSocket},
+    },
     netns::NetNs,
     protocol::{
         error::{CniError, Code},
@@ -20,10 +23,31 @@ use std::{
 
 const DAD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The pod's interface, found and brought up, with what is needed to announce its addresses later.
+/// The pod's interface, found and brought up.
 pub(crate) struct PodInterface {
     pub(crate) link: Link,
-    pub(crate) announcer: Option<Announcer>,
+    route: RouteSocket,
+}
+
+impl PodInterface {
+    /// Tells the neighbours that the addresses are here now: the kernel does when the hardware address is set, also
+    /// to what it is, with the parameters that [`prepare`] sets. Where it cannot be set, the frames are sent from
+    /// here; that is the slower way, because closing a packet socket waits for a grace period of RCU.
+    pub(crate) fn announce(&mut self, netns: &NetNs, ips: &[IpConfig]) {
+        if self.route.set_mac(self.link.index, self.link.mac).is_ok() {
+            return;
+        }
+        let link = &self.link;
+        let Ok(announcer) = netns.enter(|| {
+            Announcer::new(link.index, link.mac).map_err(|e| CniError::new(Code::Io, e.to_string()))
+        }) else {
+            return;
+        };
+        for ip in ips {
+            // A neighbour that misses this finds out by itself, later.
+            let _ = announcer.announce(ip.address.address);
+        }
+    }
 }
 
 /// Finds the interface; layer 2 brings it up unless told not to.
@@ -34,7 +58,7 @@ pub(crate) fn bring_up(netns: &NetNs, name: &str, leave_down: bool) -> Result<Po
         if !leave_down {
             route.set_up(link.index, true).map_err(|e| e.during(format_args!("bringing {name:?} up")))?;
         }
-        Ok(PodInterface { link, announcer: None })
+        Ok(PodInterface { link, route })
     })
 }
 
@@ -67,8 +91,7 @@ pub(crate) fn configure(
                 })?,
             }
         }
-        let announcer = Announcer::new(link.index, link.mac).ok();
-        Ok(PodInterface { link, announcer })
+        Ok(PodInterface { link, route })
     })
 }
 

@@ -6,7 +6,10 @@
 use crate::{
     interface::{self, Shared},
     masquerade,
-    netlink::route::{Link, NewRoute, RouteSocket},
+    netlink::{
+        link::Link,
+        route::{NewRoute, RouteSocket},
+    },
     netns::NetNs,
     network::{IpNetwork, bits},
     pod,
@@ -58,6 +61,10 @@ impl PtpConfig {
             };
         Ok(Self { shared: request.config()?, masquerade: document.ip_masq, mtu })
     }
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    PtpConfig::load(request).map(drop)
 }
 
 /// Attaches the pod; on failure all that was made is undone.
@@ -125,7 +132,7 @@ fn connect(
 ) -> Result<(), CniError> {
     let name = &host.name;
     route.set_up(host.index, true).map_err(|e| e.during(format_args!("bringing {name:?} up")))?;
-    let pod = pod::configure(netns, &request.attachment.ifname, result, false)?;
+    let mut pod = pod::configure(netns, &request.attachment.ifname, result, false)?;
     netns.enter(|| {
         let mut route = interface::open()?;
         for (network, gateway, address) in triples(result) {
@@ -152,12 +159,7 @@ fn connect(
     if config.masquerade {
         masquerade::add(request, result)?;
     }
-    if let Some(announcer) = &pod.announcer {
-        for ip in &result.ips {
-            // A neighbour that misses this finds out by itself, later.
-            let _ = announcer.announce(ip.address.address);
-        }
-    }
+    pod.announce(netns, &result.ips);
     let sandbox = netns.path().display().to_string();
     let shown = |link: &Link| Interface {
         name: link.name.clone(),

@@ -94,6 +94,10 @@ fn parse(text: &str) -> Result<IpConfig, CniError> {
     Ok(IpConfig { version: None, interface: None, address, gateway: None })
 }
 
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    load(request).map(drop)
+}
+
 /// The result is the configuration.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
     load(request)

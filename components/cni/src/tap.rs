@@ -3,7 +3,7 @@
 use crate::{
     interface::{self, DnsFrom, WithoutIpam},
     netlink::{
-        route::Mac,
+        link::Mac,
         sys::{TapOwner, persistent_tap},
     },
     netns::NetNs,
@@ -71,7 +71,7 @@ impl TapConfig {
         })
     }
 
-    fn make(&self, name: &str) -> Result<crate::netlink::route::Link, CniError> {
+    fn make(&self, name: &str) -> Result<crate::netlink::link::Link, CniError> {
         if !self.selinux_context.is_empty() {
             let path = Path::new("/proc/thread-self/attr/sockcreate");
             fs::write(path, &self.selinux_context).map_err(|e| CniError::io("writing", path, &e))?;
@@ -105,6 +105,11 @@ impl TapConfig {
         }
         outcome
     }
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    TapConfig::load(request)?;
+    interface::read(request)
 }
 
 /// Makes the interface.

@@ -2,15 +2,18 @@
 //! that makes the interface.
 //!
 //! What the interface was like before is kept in `<dataDir>/<container id>_<ifname>.json`, in the reference plugin's
-//! form, for an interface that outlives the pod (`host-device`).
+//! form, for an interface that outlives the pod (`host-device`). The file also says the network, for GC.
 
 use crate::{
     interface,
-    netlink::route::{Link, Mac, RouteSocket},
+    netlink::{
+        link::{Link, Mac},
+        route::RouteSocket,
+    },
     netns::NetNs,
     protocol::{
         error::{CniError, Code},
-        request::Request,
+        request::{Attachment, Request},
         result::{CniResult, pretty},
     },
     sysctl,
@@ -79,6 +82,16 @@ struct LinkState {
     queue_length: Option<u32>,
 }
 
+/// The file: what the interface was like, and in which network.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Record {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    network: String,
+    #[serde(flatten)]
+    before: LinkState,
+}
+
 fn is_zero(number: &u32) -> bool {
     *number == 0
 }
@@ -105,7 +118,6 @@ impl TuningConfig {
             .map(|(key, value)| Ok((parameter(&key, ifname)?, value)))
             .collect::<Result<_, CniError>>()?;
         let directory = Some(document.data_dir).filter(|d| !d.is_empty()).unwrap_or_else(|| DATA_DIR.into());
-        let file = format!("{}_{ifname}.json", request.attachment.container_id);
         Ok(Self {
             sysctl,
             state: LinkState {
@@ -120,7 +132,7 @@ impl TuningConfig {
                     .map(|length| number("txQLen", length))
                     .transpose()?,
             },
-            backup: PathBuf::from(directory).join(file),
+            backup: PathBuf::from(directory).join(record_name(&request.attachment)),
         })
     }
 }
@@ -193,7 +205,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         let mut route = interface::open()?;
         let link = interface::find(&mut route, ifname)?;
         let before = current(&link, &config.state);
-        save(&config, &before)?;
+        save(request, &config, &before)?;
         apply(&mut route, &link, &config.state).inspect_err(|_| {
             // Half a change is none: the interface is put back as it was.
             let _ = apply(&mut route, &link, &before);
@@ -244,12 +256,47 @@ fn apply(route: &mut RouteSocket, link: &Link, state: &LinkState) -> Result<(), 
     Ok(())
 }
 
-fn save(config: &TuningConfig, before: &LinkState) -> Result<(), CniError> {
+fn save(request: &Request, config: &TuningConfig, before: &LinkState) -> Result<(), CniError> {
     let failed = |e: io::Error| CniError::io("writing", &config.backup, &e);
     if let Some(directory) = config.backup.parent() {
         fs::create_dir_all(directory).map_err(failed)?;
     }
-    fs::write(&config.backup, pretty(before)).map_err(failed)
+    let record = Record { network: request.network.clone(), before: before.clone() };
+    fs::write(&config.backup, pretty(&record)).map_err(failed)
+}
+
+/// The file of an attachment in `directory`.
+fn record_name(attachment: &Attachment) -> String {
+    format!("{}_{}.json", attachment.container_id, attachment.ifname)
+}
+
+/// Removes files of attachments that are no more. Those that the reference plugin wrote name no network, and stay.
+pub fn gc(request: &Request) -> Result<(), CniError> {
+    let config = TuningConfig::load(request)?;
+    let keep: Vec<String> = request.valid_attachments()?.iter().map(record_name).collect();
+    let Some(directory) = config.backup.parent() else { return Ok(()) };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CniError::io("listing", directory, &error)),
+    };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.ends_with(".json") || keep.iter().any(|kept| kept == name) {
+            continue;
+        }
+        let record = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+        if record.is_none_or(|record| record.network != request.network) {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CniError::io("removing", &path, &error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Puts the interface back as it was, if it still is there.
@@ -261,7 +308,7 @@ pub fn del(request: &Request) -> Result<(), CniError> {
         Err(error) => return Err(CniError::io("reading", &config.backup, &error)),
     };
     // A file cut short by a crash says nothing worth restoring.
-    let before = serde_json::from_slice::<LinkState>(&text).unwrap_or_default();
+    let before = serde_json::from_slice::<Record>(&text).unwrap_or_default().before;
     if let Some(netns) = NetNs::if_present(request.netns.as_deref())? {
         netns.enter(|| {
             let mut route = interface::open()?;
@@ -312,6 +359,10 @@ pub fn check(request: &Request) -> Result<(), CniError> {
             shown(&found)
         )))
     })
+}
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    TuningConfig::load(request).map(drop)
 }
 
 /// The configuration is good and allowed.

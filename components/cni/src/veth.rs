@@ -1,7 +1,10 @@
 //! veth pairs between host and pod, and the random names and addresses that new links get.
 
 use crate::{
-    netlink::route::{Link, Mac, RouteSocket, VethPair},
+    netlink::{
+        link::{Link, Mac, VethPair},
+        route::RouteSocket,
+    },
     netns::NetNs,
     protocol::error::CniError,
 };

@@ -29,6 +29,11 @@ fn load(request: &Request) -> Result<(ParentConfig, Kind), CniError> {
     Ok((parent, Kind::Vlan(id)))
 }
 
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    load(request)?;
+    interface::read(request)
+}
+
 /// Makes the interface.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let (parent, kind) = load(request)?;

@@ -1,7 +1,7 @@
 //! Configuration of `bridge`.
 
 use crate::{
-    netlink::route::Mac,
+    netlink::link::Mac,
     protocol::{error::CniError, error::Code, request::Request, result::Dns},
 };
 use serde::Deserialize;
@@ -34,6 +34,8 @@ pub struct BridgeConfig {
     pub preserve_default_vlan: bool,
     /// Ports of pods cannot reach each other.
     pub isolated: bool,
+    /// Drop what the pod sends under another hardware address than its own.
+    pub check_source: bool,
     /// Wait for IPv6 duplicate address detection.
     pub detect_duplicates: bool,
     /// Leave the pod's interface down.
@@ -144,9 +146,6 @@ impl BridgeConfig {
             }
             Some(other) => return Err(CniError::config(format!("unknown ipmasq backend {other:?}"))),
         }
-        if document.mac_spoof_check {
-            return unsupported("`macspoofchk` is not supported here");
-        }
         if document.hairpin_mode && document.promisc_mode {
             return invalid("cannot set hairpin mode and promiscuous mode at the same time");
         }
@@ -195,6 +194,7 @@ impl BridgeConfig {
             trunk: trunk(&document.vlan_trunk)?,
             preserve_default_vlan: document.preserve_default_vlan,
             isolated: document.port_isolation,
+            check_source: document.mac_spoof_check,
             detect_duplicates: document.enable_dad,
             leave_down: document.disable_container_interface,
             mac: mac.map_err(|e| CniError::config(format!("`mac`: {e}")))?,
@@ -303,7 +303,7 @@ mod tests {
             (json!({"hairpinMode": true, "promiscMode": true}), 7, "hairpin"),
             (json!({"ipMasqBackend": "iptables"}), 2, "iptables"),
             (json!({"ipMasqBackend": "pf"}), 7, "pf"),
-            (json!({"macspoofchk": true}), 2, "macspoofchk"),
+            (json!({"macspoofchk": 1}), 7, "invalid type"),
             (json!({"vlanTrunk": [{"minID": 5}]}), 7, "minID and maxID"),
             (json!({"vlanTrunk": [{"minID": 5, "maxID": 4}]}), 7, "greater"),
             (json!({"vlanTrunk": [{"id": 0}]}), 7, "id parameter 0"),

@@ -2,7 +2,7 @@
 
 use super::config::BridgeConfig;
 use crate::{
-    netlink::route::{Link, RouteSocket},
+    netlink::{link::Link, route::RouteSocket},
     netns::NetNs,
     network::IpNetwork,
     protocol::error::{CniError, Code},

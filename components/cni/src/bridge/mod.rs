@@ -2,6 +2,7 @@
 
 mod config;
 mod links;
+mod spoof;
 
 pub use config::BridgeConfig;
 
@@ -9,7 +10,7 @@ use crate::{
     delegate::Ipam,
     interface::same_mac,
     masquerade,
-    netlink::route::{Link, RouteSocket},
+    netlink::{link::Link, route::RouteSocket},
     netns::NetNs,
     network::{IpNetwork, next},
     pod,
@@ -19,6 +20,10 @@ use crate::{
         result::{CniResult, Interface, Route},
     },
 };
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    BridgeConfig::load(request).map(drop)
+}
 
 /// Attaches the pod. On failure all that this run made for the pod is undone; the bridge stays.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
@@ -48,6 +53,9 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         undo_ipam(ipam.as_ref(), request);
         if config.masquerade {
             let _ = masquerade::remove(request);
+        }
+        if config.check_source {
+            let _ = spoof::remove(request);
         }
     }
     attached
@@ -104,7 +112,7 @@ fn attach(
     let ifname = &request.attachment.ifname;
     let has_addresses = addresses.is_some();
     let mut result = addresses.unwrap_or_default();
-    let pod = if has_addresses {
+    let mut pod = if has_addresses {
         pod::configure(netns, ifname, &result, config.detect_duplicates)?
     } else {
         pod::bring_up(netns, ifname, config.leave_down)?
@@ -114,6 +122,9 @@ fn attach(
         on_host(port),
         Interface { sandbox: netns.path().display().to_string(), ..on_host(&pod.link) },
     ];
+    if config.check_source {
+        spoof::add(request, &port.name, pod.link.mac)?;
+    }
     if config.is_gateway && has_addresses {
         let of_vlan = links::gateway_link(route, bridge, config)?;
         for ip in &result.ips {
@@ -130,12 +141,7 @@ fn attach(
     if !config.leave_down {
         links::wait_for_port(route, port)?;
     }
-    if let Some(announcer) = &pod.announcer {
-        for ip in &result.ips {
-            // A neighbour that misses this finds out by itself, later.
-            let _ = announcer.announce(ip.address.address);
-        }
-    }
+    pod.announce(netns, &result.ips);
     // The kernel may have changed the bridge's address when its first port came, unless we made it.
     if let Some(now) = links::bridge(route, &config.bridge)? {
         result.interfaces[0] = on_host(&now);
@@ -157,11 +163,12 @@ pub fn del(request: &Request) -> Result<(), CniError> {
     // The interface goes first: once the address is free, another pod may have it.
     let removed = netns.map_or(Ok(()), |netns| pod::remove(&netns, &request.attachment.ifname));
     let unmasked = if config.masquerade { masquerade::remove(request) } else { Ok(()) };
+    let unchecked = if config.check_source { spoof::remove(request) } else { Ok(()) };
     removed?;
     if let Some(kind) = &config.ipam {
         Ipam::find(kind, request)?.run(Command::Del, request)?;
     }
-    unmasked
+    unmasked.and(unchecked)
 }
 
 /// Bridge, port, pod interface, addresses, routes and rules are as `prevResult` says.
@@ -198,7 +205,10 @@ pub fn check(request: &Request) -> Result<(), CniError> {
             config.bridge, config.promiscuous, bridge.promiscuous
         )));
     }
-    check_port(&mut route, &config, &bridge, &pod, &previous)?;
+    let port = check_port(&mut route, &config, &bridge, &pod, &previous)?;
+    if config.check_source {
+        spoof::check(request, &port.name, pod.mac)?;
+    }
     if config.masquerade && config.ipam.is_some() { masquerade::check(request, &expected) } else { Ok(()) }
 }
 
@@ -208,7 +218,7 @@ fn check_port(
     bridge: &Link,
     pod: &Link,
     previous: &CniResult,
-) -> Result<(), CniError> {
+) -> Result<Link, CniError> {
     let wrong = |port: &str, what: &str| Err(CniError::internal(format!("Interface {port} {what}")));
     let index =
         pod.peer.ok_or_else(|| CniError::internal(format!("Interface {} is not a veth", pod.name)))?;
@@ -231,7 +241,7 @@ fn check_port(
         Some(state) if state.isolated != config.isolated => {
             wrong(&port.name, "has another isolation than configured")
         }
-        _ => Ok(()),
+        _ => Ok(port),
     }
 }
 
@@ -239,10 +249,11 @@ fn check_port(
 pub fn gc(request: &Request) -> Result<(), CniError> {
     let config = BridgeConfig::load(request)?;
     let rules = if config.masquerade { masquerade::retain(request) } else { Ok(()) };
+    let checks = if config.check_source { spoof::retain(request) } else { Ok(()) };
     if let Some(kind) = &config.ipam {
         Ipam::find(kind, request)?.run(Command::Gc, request)?;
     }
-    rules
+    rules.and(checks)
 }
 
 /// The configuration is good, nf_tables does what masquerading needs, and the IPAM plugin is well.
@@ -250,6 +261,9 @@ pub fn status(request: &Request) -> Result<(), CniError> {
     let config = BridgeConfig::load(request)?;
     if config.masquerade {
         masquerade::probe().map_err(|e| CniError { code: Code::NotAvailable, ..e })?;
+    }
+    if config.check_source {
+        spoof::probe().map_err(|e| CniError { code: Code::NotAvailable, ..e })?;
     }
     match &config.ipam {
         Some(kind) => Ipam::find(kind, request)

@@ -18,6 +18,10 @@ use range::RangeSet;
 use std::net::IpAddr;
 use store::{LockedStore, Store};
 
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    IpamConfig::load(request).map(drop)
+}
+
 /// Reserves one address from each range set.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let config = IpamConfig::load(request)?;

@@ -3,7 +3,8 @@
 
 use super::{
     codec::{CREATE, EXCLUSIVE, Message},
-    route::{Mac, RouteSocket, link_header},
+    link::{Mac, link_header},
+    route::RouteSocket,
     socket::NetlinkError,
 };
 use std::os::fd::{AsRawFd, BorrowedFd};

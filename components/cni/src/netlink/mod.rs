@@ -9,7 +9,9 @@
 pub mod codec;
 pub mod conntrack;
 pub mod device;
+pub mod link;
 pub mod nftables;
+pub mod policy;
 pub mod route;
 pub mod socket;
 pub(crate) mod sys;

@@ -7,7 +7,6 @@
 pub mod config;
 
 use crate::{
-    firewall::{Firewall, HAIRPIN, HOSTPORTS, Owner},
     netlink::{
         conntrack,
         nftables::{Chain, Field, Rule, Transport},
@@ -19,12 +18,17 @@ use crate::{
         request::Request,
         result::CniResult,
     },
+    ruleset::{HAIRPIN, HOSTPORTS, Owner, Ruleset},
     sysctl,
 };
 use config::{PortmapConfig, pod_addresses};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const CHAINS: [Chain; 2] = [HOSTPORTS, HAIRPIN];
+
+pub(crate) fn read(request: &Request) -> Result<(), CniError> {
+    PortmapConfig::load(request).map(drop)
+}
 
 /// Forwards the ports; passes the previous result on.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
@@ -35,8 +39,8 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         return Ok(previous);
     }
     let pods = pod_addresses(&previous, &request.attachment.ifname);
-    let mut firewall = Firewall::open()?;
-    firewall.replace(&CHAINS, &owner(request), &rules(&config, &pods))?;
+    let mut ruleset = Ruleset::open()?;
+    ruleset.replace(&CHAINS, &owner(request), &rules(&config, &pods))?;
     for pod in &pods {
         let ipv4 = pod.address.is_ipv4();
         let udp: Vec<u16> = config
@@ -48,7 +52,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         if udp.is_empty() {
             continue;
         }
-        if let Err(error) = conntrack::forget_udp_flows(firewall.socket(), ipv4, &udp) {
+        if let Err(error) = conntrack::forget_udp_flows(ruleset.socket(), ipv4, &udp) {
             eprintln!("portmap: stale UDP flows to {} may live on: {error}", pod.address);
         }
     }
@@ -62,7 +66,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
 
 /// Removes every rule of the attachment, whatever the configuration says about ports now.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    Firewall::open()?.remove(&CHAINS, &owner(request))
+    Ruleset::open()?.remove(&CHAINS, &owner(request))
 }
 
 /// The rules are exactly those that ADD would make.
@@ -74,18 +78,18 @@ pub fn check(request: &Request) -> Result<(), CniError> {
         return Ok(());
     }
     let pods = pod_addresses(&previous, &request.attachment.ifname);
-    Firewall::open()?.check(&CHAINS, &owner(request), &rules(&config, &pods))
+    Ruleset::open()?.check(&CHAINS, &owner(request), &rules(&config, &pods))
 }
 
 /// Removes rules of attachments that are no more.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    Firewall::open()?.retain(&CHAINS, &request.network, &request.valid_attachments()?)
+    Ruleset::open()?.retain(&CHAINS, &request.network, &request.valid_attachments()?)
 }
 
 /// The configuration is good and nf_tables does what the rules need.
 pub fn status(request: &Request) -> Result<(), CniError> {
     PortmapConfig::load(request)?;
-    Firewall::open()?.probe().map_err(|e| CniError { code: Code::NotAvailable, ..e })
+    Ruleset::open()?.probe(&CHAINS).map_err(|e| CniError { code: Code::NotAvailable, ..e })
 }
 
 fn owner(request: &Request) -> Owner {
