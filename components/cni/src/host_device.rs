@@ -135,7 +135,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
 }
 
 /// Moves the pod's interface to the host, under the name it had there.
-fn give_back(netns: &NetNs, name: &str) -> Result<(), CniError> {
+pub(crate) fn give_back(netns: &NetNs, name: &str) -> Result<(), CniError> {
     let home = NetNs::required(Path::new("/proc/thread-self/ns/net"))?;
     netns.enter(|| {
         let mut route = interface::open()?;

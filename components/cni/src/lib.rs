@@ -7,7 +7,7 @@
 //!
 //! - [`protocol`]: the CNI specification's side: requests, results, errors, versions.
 //! - [`netlink`]: the kernel's side: links, addresses, routes, nf_tables, conntrack.
-//! - [`loopback`], [`bridge`], [`ptp`], [`macvlan`], [`ipvlan`], [`vlan`], [`dummy`], [`tap`], [`host_device`]: plugins
+//! - [`loopback`], [`bridge`], [`ptp`], [`macvlan`], [`ipvlan`], [`vlan`], [`dummy`], [`tap`], [`host_device`], [`sriov`]: plugins
 //!   that give a pod an interface. `interface` is the life that most of them share.
 //! - [`host_local`], [`static_ipam`]: plugins that give it addresses.
 //! - [`portmap`], [`firewall`], [`bandwidth`], [`tuning`], [`sbr`], [`vrf`]: plugins chained after those.
@@ -38,6 +38,7 @@ pub mod protocol;
 pub mod ptp;
 pub mod ruleset;
 pub mod sbr;
+pub mod sriov;
 pub mod static_ipam;
 pub mod sysctl;
 pub mod tap;

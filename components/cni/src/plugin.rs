@@ -9,7 +9,7 @@ use crate::{
         result::CniResult,
         version::SpecVersion,
     },
-    ptp, sbr, static_ipam, tap, tuning, vlan, vrf,
+    ptp, sbr, sriov, static_ipam, tap, tuning, vlan, vrf,
 };
 use std::{
     io::{self, Read, Write},
@@ -53,6 +53,8 @@ pub enum Plugin {
     Sbr,
     /// A routing domain of its own.
     Vrf,
+    /// A virtual function of a network card.
+    Sriov,
 }
 
 /// What a plugin does for each command.
@@ -70,7 +72,7 @@ pub(crate) type Operation = fn(&Request) -> Result<(), CniError>;
 
 impl Plugin {
     /// All, in the order they are linked.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Loopback,
         Self::Bridge,
         Self::Ptp,
@@ -88,6 +90,7 @@ impl Plugin {
         Self::Firewall,
         Self::Sbr,
         Self::Vrf,
+        Self::Sriov,
     ];
 
     /// The name in configurations, and of the link.
@@ -110,6 +113,7 @@ impl Plugin {
             Self::Firewall => "firewall",
             Self::Sbr => "sbr",
             Self::Vrf => "vrf",
+            Self::Sriov => "sriov",
         }
     }
 
@@ -155,6 +159,7 @@ impl Plugin {
             Self::Firewall => operations!(firewall),
             Self::Sbr => operations!(sbr),
             Self::Vrf => operations!(vrf),
+            Self::Sriov => operations!(sriov),
         }
     }
 }

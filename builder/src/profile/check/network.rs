@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[ProfileCheck] = &[
 
 /// The plugins in `components/cni` that can stand first in a network: those that make an interface.
 const INTERFACES: &[&str] =
-    &["bridge", "dummy", "host-device", "ipvlan", "loopback", "macvlan", "ptp", "tap", "vlan"];
+    &["bridge", "dummy", "host-device", "ipvlan", "loopback", "macvlan", "ptp", "sriov", "tap", "vlan"];
 
 fn plugins(resolved: &Resolved) -> Vec<Finding> {
     let network = &resolved.profile.network;

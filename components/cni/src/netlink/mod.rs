@@ -16,3 +16,4 @@ pub mod route;
 pub mod socket;
 pub(crate) mod sys;
 pub mod traffic;
+pub mod vf;
