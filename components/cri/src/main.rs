@@ -37,6 +37,10 @@ const MESSAGE_LIMIT: usize = 40 << 20;
 /// How long open requests may take to finish when the daemon is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long, in all, a daemon waits for the one it replaces.
+const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 const USAGE: &str = "\
 usage: cairn-cri [--config PATH]     serve CRI
        cairn-cri config default      print the default configuration, with what each key means
@@ -153,6 +157,7 @@ fn load(path: &Path) -> Result<RuntimeConfig, ConfigError> {
 async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&config.state)?;
     fs::create_dir_all(&config.run)?;
+    let _lock = lock(&config.state).await?;
     // A daemon that a kubelet can reach is one that knows its containers: the socket comes last.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Compiling policy takes a while, on a thread of its own.
@@ -202,6 +207,20 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     }
     let _ = fs::remove_file(&config.socket);
     Ok(())
+}
+
+/// Keeps a second daemon from the same state. The kernel releases it however this one ends; that may take a moment,
+/// so a daemon that replaces a killed one waits a little.
+async fn lock(state: &Path) -> Result<fs::File, Box<dyn Error>> {
+    let file = fs::File::create(state.join("lock"))?;
+    for _ in 0..LOCK_ATTEMPTS {
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(LOCK_PAUSE).await,
+            result => return Ok(result.map(|()| file)?),
+        }
+    }
+    Err(format!("another cairn-cri uses {}: stop it, or give this one a `state` of its own", state.display())
+        .into())
 }
 
 /// The socket, root's alone from its first moment: it is bound under another name in a directory that is root's,

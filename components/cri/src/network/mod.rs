@@ -107,17 +107,26 @@ impl Networks {
             .ok_or_else(|| NetworkError::NotConfigured(self.directory.clone()))
     }
 
-    /// Connects a pod to the default network. On an error nothing of it is left.
-    pub async fn add(&self, pod: &PodNetwork<'_>) -> Result<Attachment, NetworkError> {
+    /// What connecting a pod to the default network will be: enough to undo it at any moment, so it is to be
+    /// recorded before [`Networks::add`].
+    pub fn plan(&self, pod: &PodNetwork<'_>) -> Result<Attachment, NetworkError> {
         let network = self.default_network()?;
-        let mut attachment = Attachment {
+        Ok(Attachment {
             name: network.name,
             version: network.version,
             plugins: network.plugins,
             capabilities: capabilities(pod),
             arguments: arguments(pod),
             result: Value::Null,
-        };
+        })
+    }
+
+    /// Connects a pod as planned. On an error nothing of it is left.
+    pub async fn add(
+        &self,
+        pod: &PodNetwork<'_>,
+        mut attachment: Attachment,
+    ) -> Result<Attachment, NetworkError> {
         for index in 0..attachment.plugins.len() {
             match self.call("ADD", pod, &attachment, index).await {
                 Ok(result) => attachment.result = result,
@@ -276,7 +285,7 @@ echo '{"cniVersion":"1.0.0","ips":[{"address":"10.1.2.3/24"},{"address":"fd00::3
             }],
             ..Default::default()
         };
-        let attachment = networks.add(&pod(&config)).await.unwrap();
+        let attachment = networks.add(&pod(&config), networks.plan(&pod(&config)).unwrap()).await.unwrap();
         assert_eq!(
             attachment.addresses(),
             ["10.1.2.3".parse::<IpAddr>().unwrap(), "fd00::3".parse().unwrap()]
@@ -300,7 +309,7 @@ echo '{"cniVersion":"1.0.0","ips":[{"address":"10.1.2.3/24"},{"address":"fd00::3
             r#"{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"fake"},{"type":"fake","fail":true}]}"#,
         );
         let config = cri::PodSandboxConfig::default();
-        let error = networks.add(&pod(&config)).await.unwrap_err();
+        let error = networks.add(&pod(&config), networks.plan(&pod(&config)).unwrap()).await.unwrap_err();
         assert!(error.to_string().contains("no luck"), "{error}");
         let log = fs::read_to_string(directory.path().join("log")).unwrap();
         assert_eq!(log.lines().filter(|line| line.starts_with("DEL")).count(), 2);

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     cgroup::{self, Cgroup},
-    network::PodNetwork,
+    network::{NetworkError, PodNetwork},
     protocol::{self, Event, Exit, PodSetup, Request, SetupOutcome},
     record,
     shim::{SOCKET, sandbox},
@@ -105,8 +105,13 @@ impl Runtime {
             let namespace = sandbox::namespace_path(&run, "net").display().to_string();
             let network = self.pod_network(record, Some(&namespace));
             let cidr = lock(&self.inner.pod_cidr).clone();
-            let added = self.inner.networks.add(&PodNetwork { pod_cidr: &cidr, ..network }).await;
-            attachment = Some(added.map_err(|error| fault("cannot connect the pod", &error))?);
+            let network = PodNetwork { pod_cidr: &cidr, ..network };
+            let fault = |error: NetworkError| fault("cannot connect the pod", &error);
+            let planned = self.inner.networks.plan(&network).map_err(fault)?;
+            // A plugin that is killed half-way has an address taken: the record says how to give it back.
+            pod.record().attachment = Some(planned.clone());
+            self.save_pod(pod)?;
+            attachment = Some(self.inner.networks.add(&network, planned).await.map_err(fault)?);
         }
         {
             let mut held = pod.record();

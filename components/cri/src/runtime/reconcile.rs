@@ -9,8 +9,10 @@ use super::{
     state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
 };
 use crate::{
-    protocol::{ContainerState, Exit, Reply, Request},
+    cgroup::Cgroup,
+    protocol::{ContainerState, Exit, PodSetup, Reply, Request},
     record,
+    shim::sandbox,
 };
 use cairn_contract::cri;
 use serde::de::DeserializeOwned;
@@ -41,7 +43,7 @@ impl Runtime {
         for (id, record) in records::<PodRecord>(&config.state.join("pods")).map_err(fault)? {
             match record {
                 Some(record) => drop(lock(&self.inner.pods).insert(id, Arc::new(Pod::new(record)))),
-                None => self.erase_pod(&id),
+                None => self.discard_pod(&id).await,
             }
         }
         for (id, record) in records::<ContainerRecord>(&config.state.join("containers")).map_err(fault)? {
@@ -52,7 +54,7 @@ impl Runtime {
                 _ => self.discard_container(&id),
             }
         }
-        self.remove_strays().map_err(fault)?;
+        self.remove_strays().await.map_err(fault)?;
         for pod in self.all_pods() {
             self.take_up(&pod).await;
         }
@@ -66,6 +68,19 @@ impl Runtime {
         lock(&self.inner.containers).insert(id, Arc::new(Container::new(record, holds)));
     }
 
+    /// Ends and removes a sandbox whose record is not there or cannot be read, by what its shim was told.
+    async fn discard_pod(&self, id: &str) {
+        let run = self.pod_run(id);
+        if let Ok(Some(setup)) = record::load::<PodSetup>(&run.join("setup.json")) {
+            let destroyed = tokio::task::spawn_blocking(move || Cgroup::new(setup.cgroup).destroy()).await;
+            if let Ok(Err(error)) = destroyed {
+                tracing::warn!(pod = id, "{error}");
+            }
+        }
+        sandbox::remove(&run);
+        self.erase_pod(id);
+    }
+
     fn discard_container(&self, id: &str) {
         if let Err(error) = self.erase_container(id) {
             tracing::warn!(container = id, "cannot remove a half-made container: {error}");
@@ -73,7 +88,7 @@ impl Runtime {
     }
 
     /// Run directories without a record.
-    fn remove_strays(&self) -> io::Result<()> {
+    async fn remove_strays(&self) -> io::Result<()> {
         let run = &self.inner.config.run;
         for id in names(&run.join("containers"))? {
             if !lock(&self.inner.containers).contains_key(&id) {
@@ -82,8 +97,7 @@ impl Runtime {
         }
         for id in names(&run.join("pods"))? {
             if !lock(&self.inner.pods).contains_key(&id) {
-                crate::shim::sandbox::remove(&self.pod_run(&id));
-                self.erase_pod(&id);
+                self.discard_pod(&id).await;
             }
         }
         Ok(())
@@ -112,7 +126,18 @@ impl Runtime {
                     tracing::warn!(pod = record.id, "{error}");
                 }
             }
-            PodPhase::NotReady => self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped"),
+            PodPhase::NotReady => {
+                // The daemon died while it stopped the pod: what runs says how it is, and the stop goes on.
+                let living = self.inspect(pod).await;
+                if let Ok(states) = &living {
+                    self.agree(&record.id, states);
+                }
+                if living.is_err() && record.attachment.is_none() {
+                    self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped");
+                } else if let Err(error) = self.tear_down(pod).await {
+                    tracing::warn!(pod = record.id, "{error}"); // asked to stop or remove it, the kubelet gets it too
+                }
+            }
             PodPhase::Ready => match self.inspect(pod).await {
                 Ok(states) => self.agree(&record.id, &states),
                 Err(error) => {

@@ -15,7 +15,7 @@ use crate::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{WaitOptions, set_child_subreaper, wait},
+    process::{Signal, WaitOptions, set_child_subreaper, set_parent_process_death_signal, wait},
 };
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,12 @@ pub(crate) const SOCKET: &str = "shim.sock";
 
 /// `cairn-shim serve SETUP.json`. The result is the exit status.
 pub fn serve(setup: &Path) -> u8 {
+    // Until the pod is made, the shim dies with its daemon: the next daemon, which removes what was half-made,
+    // must not race with one that goes on making.
+    let daemon_is_gone = |bound: rustix::io::Result<()>| bound.is_err() || nobody_listens();
+    if daemon_is_gone(set_parent_process_death_signal(Some(Signal::KILL))) {
+        return 1;
+    }
     let outcome = Shim::set_up(setup);
     let report = match &outcome {
         Ok(_) => SetupOutcome::Ready,
@@ -42,13 +48,22 @@ pub fn serve(setup: &Path) -> u8 {
     if let Ok(null) = null() {
         let _ = rustix::stdio::dup2_stdout(null);
     }
-    match (outcome, told) {
-        (Ok(mut shim), Ok(())) => {
+    let freed = set_parent_process_death_signal(None);
+    match (outcome, told, freed) {
+        (Ok(mut shim), Ok(()), Ok(())) => {
             shim.run();
             0
         }
         _ => 1,
     }
+}
+
+/// The daemon no longer reads the standard output it gave us.
+fn nobody_listens() -> bool {
+    let output = rustix::stdio::stdout();
+    let mut polled = [PollFd::new(&output, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// The shim of a pod.
