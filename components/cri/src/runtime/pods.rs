@@ -265,7 +265,8 @@ impl Runtime {
         }
         if let Some(attachment) = &record.attachment {
             let path = sandbox::namespace_path(&self.pod_run(&record.id), "net").display().to_string();
-            let namespace = (record.boot == self.inner.boot && Path::new(&path).exists()).then_some(path);
+            let namespace =
+                (record.boot == self.inner.boot && sandbox::is_pinned(Path::new(&path))).then_some(path);
             let network = self.pod_network(&record, namespace.as_deref());
             let removed = self.inner.networks.remove(&network, attachment).await;
             removed.map_err(|error| RuntimeError::fault("cannot disconnect the pod", error))?;

@@ -35,12 +35,21 @@ use std::{
 /// Size of a pod's `/dev/shm`; what other runtimes give.
 const SHM_SIZE: &str = "65536k";
 
+/// File system type of namespace files (`linux/magic.h`).
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+
 /// The namespaces pinned below a pod's run directory, by file name.
 pub const PINNED: [&str; 5] = ["net", "ipc", "uts", "pid", "user"];
 
 /// Where the namespace file of a pod is.
 pub fn namespace_path(run: &Path, name: &str) -> PathBuf {
     run.join("ns").join(name)
+}
+
+/// A namespace is mounted there. Once unmounted, or if its shim died too early, there is but an empty file, which
+/// plugins refuse.
+pub fn is_pinned(place: &Path) -> bool {
+    rustix::fs::statfs(place).is_ok_and(|found| found.f_type == NSFS_MAGIC)
 }
 
 /// Where a pod's `/dev/shm` is.
