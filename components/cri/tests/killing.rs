@@ -28,7 +28,6 @@ use tonic::transport::{Channel, Endpoint};
 const BUSYBOX: &str = "/bin/busybox";
 const PLUGINS: &str = "/usr/lib/cni";
 const IMAGE: &str = "cairn.local/busybox:kill";
-const BRIDGE: &str = "cairn-kill0";
 const CLIENTS: u64 = 3;
 
 type Client = RuntimeServiceClient<Channel>;
@@ -40,6 +39,11 @@ fn obstacle() -> Option<&'static str> {
     let is_static =
         Command::new(BUSYBOX).arg("true").env_clear().status().is_ok_and(|status| status.success());
     (!is_static).then_some("needs a static /bin/busybox (Debian: busybox-static)")
+}
+
+/// A bridge of this process's own: two runs at once do not count each other's ports.
+fn bridge() -> String {
+    format!("ck{}", std::process::id())
 }
 
 fn number(name: &str, otherwise: u64) -> u64 {
@@ -74,9 +78,9 @@ impl Node {
         let bridged = Path::new(PLUGINS).join("bridge").exists();
         if bridged {
             let text = serde_json::json!({ "cniVersion": "1.0.0", "name": "kill", "plugins": [{
-                "type": "bridge", "bridge": BRIDGE, "isGateway": true,
+                "type": "bridge", "bridge": bridge(), "isGateway": true,
                 "ipam": { "type": "host-local", "dataDir": base.path().join("ipam"),
-                          "ranges": [[{ "subnet": "10.199.11.0/24" }]] } }] });
+                          "ranges": [[{ "subnet": format!("10.199.{}.0/24", 100 + std::process::id() % 100) }]] } }] });
             fs::write(conf.join("10-kill.conflist"), text.to_string()).unwrap();
         }
         let config = format!(
@@ -174,7 +178,7 @@ impl Node {
                 }
             }
         }
-        let ports = fs::read_dir(format!("/sys/class/net/{BRIDGE}/brif")).into_iter().flatten().flatten();
+        let ports = fs::read_dir(format!("/sys/class/net/{}/brif", bridge())).into_iter().flatten().flatten();
         found.extend(ports.map(|port| format!("veth {:?}", port.file_name())));
         found
     }
@@ -194,7 +198,7 @@ impl Drop for Node {
             }
         }
         if self.bridged {
-            let _ = Command::new("ip").args(["link", "del", BRIDGE]).stderr(Stdio::null()).status();
+            let _ = Command::new("ip").args(["link", "del", &bridge()]).stderr(Stdio::null()).status();
         }
     }
 }
