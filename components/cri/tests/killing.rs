@@ -29,6 +29,8 @@ const BUSYBOX: &str = "/bin/busybox";
 const PLUGINS: &str = "/usr/lib/cni";
 const IMAGE: &str = "cairn.local/busybox:kill";
 const CLIENTS: u64 = 3;
+/// Longest that anything may take which takes a moment on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Client = RuntimeServiceClient<Channel>;
 
@@ -114,7 +116,7 @@ impl Node {
             self.daemon = Some(self.spawn());
         }
         let socket = self.base.path().join("cri.sock");
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let path = socket.clone();
             let connector = tower::service_fn(move |_| {
@@ -128,7 +130,12 @@ impl Node {
                     return client;
                 }
             }
-            assert!(Instant::now() < deadline, "the daemon does not answer:\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the daemon does not answer:\n{:#?}\n{}",
+                self.processes(),
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -422,13 +429,21 @@ async fn compare(client: &mut Client, models: &mut [Model], shims_killed: bool, 
         model.pods.retain(|id| listed.contains(id));
         model.containers.retain(|id, _| listed.contains(id));
         for (id, known) in &model.containers {
+            let deadline = Instant::now() + PATIENCE;
             let status = loop {
                 let request = cri::ContainerStatusRequest { container_id: id.clone(), verbose: false };
                 let status = client.container_status(request).await.unwrap().into_inner().status.unwrap();
-                // What ends by itself is waited for.
-                if known.code.is_none() || status.state() != cri::ContainerState::ContainerRunning {
+                // What ends by itself is waited for, and what a pod's end is about to kill.
+                let ends = known.code.is_some() || !ready.contains(&known.pod);
+                if !ends || status.state() != cri::ContainerState::ContainerRunning {
                     break status;
                 }
+                assert!(
+                    Instant::now() < deadline,
+                    "{context}: {id} does not end, {known:?}, {status:?}\n{:#?}\n{}",
+                    node.processes(),
+                    node.log()
+                );
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
             match status.state() {
@@ -508,7 +523,7 @@ async fn nothing_is_lost_or_left_when_killed() {
                 client.remove_pod_sandbox(request).await.unwrap();
             }
             // A killed process needs a moment to be gone.
-            let deadline = Instant::now() + Duration::from_secs(20);
+            let deadline = Instant::now() + PATIENCE;
             while !node.leaks().is_empty() && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

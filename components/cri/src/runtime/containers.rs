@@ -246,6 +246,12 @@ impl Runtime {
                 self.publish(&record.id, &record.sandbox, cri::ContainerEventType::ContainerStartedEvent);
                 // It may have ended before it was noted as started; then the event came too early to count.
                 self.take_early_exit(&container);
+                // So may its pod: who brought that down did not count this container among those that ran.
+                let pod = self.pod_of(&container)?;
+                if pod.record().phase != PodPhase::Ready {
+                    let _down = pod.changing.lock().await;
+                    self.containers_lost(&record.sandbox, "SandboxStopped", "the pod ended meanwhile");
+                }
                 Ok(())
             }
             Ok(_) => Err(RuntimeError::Fault("the pod's shim answered something else".to_owned())),

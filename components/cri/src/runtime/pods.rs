@@ -183,10 +183,10 @@ impl Runtime {
             }
         }
         pod.set_shim(None);
+        let _changing = pod.changing.lock().await;
         if pod.record().phase == PodPhase::Ready {
             let id = pod.record().id.clone();
             tracing::error!(pod = id, "the pod's shim died; its containers are killed");
-            let _changing = pod.changing.lock().await;
             self.bury(pod).await;
         }
     }
@@ -213,12 +213,15 @@ impl Runtime {
         for container in self.containers_of(pod) {
             let (id, started) = {
                 let record = container.record();
-                (record.id.clone(), record.started_at != 0 && record.exit.is_none())
+                if record.exit.is_some() {
+                    continue;
+                }
+                (record.id.clone(), record.started_at != 0)
             };
-            if !started {
+            let told = record::load::<Exit>(&self.container_state(&id).join("exit.json")).ok().flatten();
+            if !started && told.is_none() {
                 continue;
             }
-            let told = record::load::<Exit>(&self.container_state(&id).join("exit.json")).ok().flatten();
             let exit = told.unwrap_or_else(|| {
                 let mut record = container.record();
                 record.reason = reason.to_owned();

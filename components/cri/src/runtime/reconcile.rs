@@ -138,13 +138,17 @@ impl Runtime {
                     tracing::warn!(pod = record.id, "{error}"); // asked to stop or remove it, the kubelet gets it too
                 }
             }
-            PodPhase::Ready => match self.inspect(pod).await {
-                Ok(states) => self.agree(&record.id, &states),
-                Err(error) => {
-                    tracing::warn!(pod = record.id, "the pod's shim is gone: {error}");
-                    self.bury(pod).await;
+            PodPhase::Ready => {
+                // A shim that dies now is noticed when the records say what it held.
+                let _changing = pod.changing.lock().await;
+                match self.inspect(pod).await {
+                    Ok(states) => self.agree(&record.id, &states),
+                    Err(error) => {
+                        tracing::warn!(pod = record.id, "the pod's shim is gone: {error}");
+                        self.bury(pod).await;
+                    }
                 }
-            },
+            }
         }
     }
 

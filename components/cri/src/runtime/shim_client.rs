@@ -4,6 +4,7 @@ use crate::protocol::{self, Envelope, Event, Message, Reply, Request};
 use std::{
     collections::HashMap,
     io,
+    os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -52,7 +53,9 @@ pub(super) struct ShimClient {
 impl ShimClient {
     /// Connects. Events come out of the receiver, which ends when the shim is gone.
     pub(super) async fn connect(socket: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>), ShimError> {
-        let (reader, writer) = UnixStream::connect(socket).await?.into_split();
+        let stream = UnixStream::connect(socket).await?;
+        let life = life_of(&stream)?;
+        let (reader, writer) = stream.into_split();
         let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let (events, receiver) = mpsc::unbounded_channel();
         let client = Self {
@@ -61,7 +64,7 @@ impl ShimClient {
             next: Arc::new(AtomicU64::new(1)),
         };
         tokio::spawn(async move {
-            if let Err(error) = read_messages(reader, &pending, &events).await {
+            if let Err(error) = read_messages(reader, &life, &pending, &events).await {
                 tracing::warn!("a shim's connection broke: {error}");
             }
             // Dropping the senders wakes everyone who waits for an answer.
@@ -89,8 +92,22 @@ impl ShimClient {
     }
 }
 
+/// Readable once the process that listens at the other end has ended.
+///
+/// The end of the connection does not tell: a child that was to become a container holds copies of the shim's
+/// sockets until it runs the container's program, and waits for ever when the shim is killed before that.
+fn life_of(stream: &UnixStream) -> Result<AsyncFd<OwnedFd>, ShimError> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(io::Error::from)?;
+    match rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty()) {
+        Ok(process) => Ok(AsyncFd::register_with_interest(process, Interest::READABLE)?),
+        Err(rustix::io::Errno::SRCH) => Err(ShimError::Gone),
+        Err(error) => Err(io::Error::from(error).into()),
+    }
+}
+
 async fn read_messages(
     mut reader: OwnedReadHalf,
+    life: &AsyncFd<OwnedFd>,
     pending: &Pending,
     events: &mpsc::UnboundedSender<Event>,
 ) -> io::Result<()> {
@@ -108,7 +125,12 @@ async fn read_messages(
                 }
             }
         }
-        if reader.read_buf(&mut inbox).await? == 0 {
+        let length = tokio::select! {
+            biased; // what a shim said before its end counts
+            read = reader.read_buf(&mut inbox) => read?,
+            ended = life.readable() => return ended.map(drop),
+        };
+        if length == 0 {
             return Ok(());
         }
     }
