@@ -17,6 +17,7 @@ mod features;
 mod files;
 mod image_volumes;
 mod inspect;
+mod life;
 mod measure;
 mod metrics;
 mod pages;

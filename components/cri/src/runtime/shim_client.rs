@@ -1,5 +1,6 @@
 //! The daemon's end of a shim's socket.
 
+use super::life;
 use crate::protocol::{self, Envelope, Event, Message, Reply, Request};
 use std::{
     collections::HashMap,
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
+    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -54,7 +55,7 @@ impl ShimClient {
     /// Connects. Events come out of the receiver, which ends when the shim is gone.
     pub(super) async fn connect(socket: &Path) -> Result<(Self, mpsc::UnboundedReceiver<Event>), ShimError> {
         let stream = UnixStream::connect(socket).await?;
-        let life = life_of(&stream)?;
+        let life = life::of_peer(&stream)?;
         let (reader, writer) = stream.into_split();
         let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
         let (events, receiver) = mpsc::unbounded_channel();
@@ -89,19 +90,6 @@ impl ShimClient {
         };
         self.writer.lock().await.write_all(&frame).await.map_err(|_| ShimError::Gone)?;
         receiver.await.map_err(|_| ShimError::Gone)
-    }
-}
-
-/// Readable once the process that listens at the other end has ended.
-///
-/// The end of the connection does not tell: a child that was to become a container holds copies of the shim's
-/// sockets until it runs the container's program, and waits for ever when the shim is killed before that.
-fn life_of(stream: &UnixStream) -> Result<AsyncFd<OwnedFd>, ShimError> {
-    let peer = rustix::net::sockopt::socket_peercred(stream).map_err(io::Error::from)?;
-    match rustix::process::pidfd_open(peer.pid, rustix::process::PidfdFlags::empty()) {
-        Ok(process) => Ok(AsyncFd::register_with_interest(process, Interest::READABLE)?),
-        Err(rustix::io::Errno::SRCH) => Err(ShimError::Gone),
-        Err(error) => Err(io::Error::from(error).into()),
     }
 }
 
