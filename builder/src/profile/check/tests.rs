@@ -228,7 +228,7 @@ const CASES: &[Case] = &[
         "network.plugins",
         &[
             ("[network]\ntype = 'cilium'", "network.type"),
-            ("[network.networks.s]\ntype = 'sriov'", "network.networks.s.type"),
+            ("[network.networks.s]\ntype = 'infiniband'", "network.networks.s.type"),
         ],
         &["[network.networks.s]\ntype = 'bridge'\nconfig = { bridge = 'cni1' }"],
     ),
