@@ -12,6 +12,8 @@ pub const CRI_STATE: &str = "/var/lib/cairn/cri";
 pub const CRI_CONFIG: &str = "/etc/cairn/cri.toml";
 /// Registry hosts, `<host>/hosts.toml` in containerd's form; `cairn-node` writes it from the machine config.
 pub const CERTS_D: &str = "/etc/cairn/certs.d";
+/// The node's registry credentials, in the form of Docker's `config.json`; need not exist.
+pub const REGISTRY_AUTH: &str = "/etc/cairn/registry-auth.json";
 /// Images baked in: [`crate::baked::BakedIndex`] in `index.json`, configs and unpacked layers beside it.
 pub const BAKED_IMAGES: &str = "/usr/share/cairn/images";
 /// Our CNI plugins, links to one program; part of the verified root.

@@ -79,6 +79,8 @@ pub struct RuntimeConfig {
     pub cni_conf: PathBuf,
     /// `<host>/hosts.toml` per registry.
     pub certs_d: PathBuf,
+    /// Registry credentials in the form of Docker's `config.json`; an absent file is fine.
+    pub registry_auth: PathBuf,
     /// Layers fetched at the same time, for one pull.
     pub max_parallel_layers: usize,
     /// A pull that receives no byte for this long fails.
@@ -106,6 +108,7 @@ impl Default for RuntimeConfig {
             cni_bin: vec![paths::CNI_OWN.into(), paths::CNI_BIN.into()],
             cni_conf: paths::CNI_CONF.into(),
             certs_d: paths::CERTS_D.into(),
+            registry_auth: paths::REGISTRY_AUTH.into(),
             max_parallel_layers: 3,
             pull_progress_timeout_seconds: 300,
             streaming_address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),

@@ -86,6 +86,10 @@ const KEYS: &[(&str, &str)] = &[
     ("cni_bin", "Directories searched for CNI plugins, in order."),
     ("cni_conf", "Directory of CNI networks; the first file by name is the pods' network."),
     ("certs_d", "Directory with <registry>/hosts.toml: mirrors and certificates, in containerd's form."),
+    (
+        "registry_auth",
+        "File of the node's registry credentials, in the form of Docker's config.json; it need not exist.",
+    ),
     ("max_parallel_layers", "Layers fetched at the same time, for one pull."),
     ("pull_progress_timeout_seconds", "A pull that receives nothing for so many seconds fails."),
     (

@@ -1,11 +1,10 @@
-//! Credentials, and how a registry asks for them (RFC 9110 section 11, and the token flow of the distribution
-//! specification).
+//! Credentials, where they come from, and which server they are for.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use cairn_contract::cri;
 use std::fmt;
 
-/// Credentials for one pull.
+/// Credentials for one server.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Auth {
     /// User name and password, or user name and access token.
@@ -32,37 +31,59 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// CRI's `AuthConfig.auth` is not base64 of `user:password`.
+/// Credentials that came with a pull.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PullSecret {
+    /// The credentials.
+    pub auth: Auth,
+    /// The server they are for, as host, `host:port` or URL. `None`: the registry that the image's name begins with.
+    pub server: Option<String>,
+}
+
+/// An `auth` field is not base64 of `user:password`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the pull secret's `auth` is not base64 of `username:password`")]
+#[error("`auth` is not base64 of `username:password`")]
 pub(super) struct InvalidAuth;
 
+/// The fields that CRI's `AuthConfig` and Docker's `config.json` have in common; absent ones are empty.
+#[derive(Default)]
+pub(super) struct Fields<'a> {
+    pub(super) username: &'a str,
+    pub(super) password: &'a str,
+    pub(super) auth: &'a str,
+    pub(super) identity_token: &'a str,
+    pub(super) registry_token: &'a str,
+}
+
 impl Auth {
-    /// What CRI's message means: the first of its fields that is set, in the order user name, identity token,
-    /// `auth`, registry token. All empty, or meant for another server than `domain`: anonymous.
-    pub(super) fn from_cri(config: &cri::AuthConfig, domain: &str) -> Result<Option<Self>, InvalidAuth> {
-        if !config.server_address.is_empty() && !same_server(&config.server_address, domain) {
-            return Ok(None);
-        }
-        Ok(if !config.username.is_empty() {
-            Some(Self::Basic { username: config.username.clone(), password: config.password.clone() })
-        } else if !config.identity_token.is_empty() {
-            Some(Self::IdentityToken(config.identity_token.clone()))
-        } else if !config.auth.is_empty() {
-            Some(Self::from_base64(&config.auth).ok_or(InvalidAuth)?)
-        } else if !config.registry_token.is_empty() {
-            Some(Self::RegistryToken(config.registry_token.clone()))
+    /// What the fields mean: the first that is set, in the order user name, identity token, `auth`, registry token.
+    pub(super) fn from_fields(fields: &Fields<'_>) -> Result<Option<Self>, InvalidAuth> {
+        Ok(if !fields.username.is_empty() {
+            Some(Self::basic(fields.username, fields.password))
+        } else if !fields.identity_token.is_empty() {
+            Some(Self::IdentityToken(fields.identity_token.to_owned()))
+        } else if !fields.auth.is_empty() {
+            Some(Self::from_base64(fields.auth).ok_or(InvalidAuth)?)
+        } else if !fields.registry_token.is_empty() {
+            Some(Self::RegistryToken(fields.registry_token.to_owned()))
         } else {
             None
         })
+    }
+
+    /// Docker's tools keep an identity token as the password of a user `<token>`.
+    fn basic(username: &str, password: &str) -> Self {
+        match username {
+            "<token>" => Self::IdentityToken(password.to_owned()),
+            username => Self::Basic { username: username.to_owned(), password: password.to_owned() },
+        }
     }
 
     fn from_base64(text: &str) -> Option<Self> {
         let decoded = String::from_utf8(STANDARD.decode(text.trim()).ok()?).ok()?;
         let (username, password) = decoded.split_once(':')?;
         // Some tools pad the password with NULs.
-        let password = password.trim_end_matches('\0');
-        Some(Self::Basic { username: username.to_owned(), password: password.to_owned() })
+        Some(Self::basic(username, password.trim_end_matches('\0')))
     }
 
     /// The credentials in an `Authorization` header value of the Basic scheme.
@@ -72,118 +93,54 @@ impl Auth {
     }
 }
 
-/// `https://index.docker.io/v1/` is how Docker's own config names `docker.io`.
-fn same_server(address: &str, domain: &str) -> bool {
-    let host = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let host = host.split('/').next().unwrap_or(host);
-    let canonical = |host: &str| match host {
-        "index.docker.io" | "registry-1.docker.io" => super::reference::DEFAULT_DOMAIN.to_owned(),
-        host => host.to_ascii_lowercase(),
+impl PullSecret {
+    /// What CRI's message means; all fields empty is no secret.
+    pub(super) fn from_cri(config: &cri::AuthConfig) -> Result<Option<Self>, InvalidAuth> {
+        let auth = Auth::from_fields(&Fields {
+            username: &config.username,
+            password: &config.password,
+            auth: &config.auth,
+            identity_token: &config.identity_token,
+            registry_token: &config.registry_token,
+        })?;
+        let server = Some(config.server_address.clone()).filter(|server| !server.is_empty());
+        Ok(auth.map(|auth| Self { auth, server }))
+    }
+}
+
+/// The value of an `Authorization` header.
+pub(super) fn basic(username: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
+}
+
+/// Do two addresses (`host`, `host:port` or URL, whatever its path) name one server? A port that is the scheme's
+/// own, or 443 where there is no scheme, is as good as none.
+pub(super) fn same_server(one: &str, other: &str) -> bool {
+    server(one) == server(other)
+}
+
+/// Host in lower case, and the port unless it is the usual one.
+pub(super) fn server(address: &str) -> (String, Option<&str>) {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("https", address));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
     };
-    canonical(host) == canonical(domain)
-}
-
-/// One challenge of a `WWW-Authenticate` header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String>, scope: Option<String> },
-}
-
-impl Challenge {
-    /// The first challenge in `header` that we can answer, Bearer preferred.
-    pub(super) fn parse(header: &str) -> Option<Self> {
-        let mut best = None;
-        let mut rest = header.trim_start();
-        while !rest.is_empty() {
-            let end = rest.find([' ', ',']).unwrap_or(rest.len());
-            let scheme = &rest[..end];
-            let (parameters, remainder) = parameters(&rest[end..]);
-            let get = |name: &str| {
-                parameters
-                    .iter()
-                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                    .map(|(_, value)| value.clone())
-            };
-            if scheme.eq_ignore_ascii_case("bearer") {
-                if let Some(realm) = get("realm") {
-                    return Some(Self::Bearer { realm, service: get("service"), scope: get("scope") });
-                }
-            } else if scheme.eq_ignore_ascii_case("basic") {
-                best = Some(Self::Basic);
-            }
-            rest = remainder.trim_start_matches([' ', ',', '\t']);
+    let usual = if scheme.eq_ignore_ascii_case("http") { "80" } else { "443" };
+    let host = match host.to_ascii_lowercase() {
+        // Docker's own names for one and the same.
+        host if matches!(host.as_str(), "index.docker.io" | "registry-1.docker.io") => {
+            super::reference::DEFAULT_DOMAIN.to_owned()
         }
-        best
-    }
-}
-
-/// Reads `key=value, key="quoted"` until something that is not a parameter; returns what is left.
-fn parameters(mut text: &str) -> (Vec<(String, String)>, &str) {
-    let mut found = Vec::new();
-    loop {
-        let start = text.trim_start_matches([' ', ',', '\t']);
-        let Some((key, value)) = start.split_once('=') else { return (found, start) };
-        let key = key.trim_end();
-        if key.is_empty() || key.contains([' ', ',', '"']) {
-            return (found, start);
-        }
-        let value = value.trim_start();
-        if let Some(quoted) = value.strip_prefix('"') {
-            let mut content = String::new();
-            let mut characters = quoted.char_indices();
-            let mut end = quoted.len();
-            while let Some((index, character)) = characters.next() {
-                match character {
-                    '"' => {
-                        end = index + 1;
-                        break;
-                    }
-                    '\\' => content.extend(characters.next().map(|(_, escaped)| escaped)),
-                    other => content.push(other),
-                }
-            }
-            found.push((key.to_owned(), content));
-            text = &quoted[end..];
-        } else {
-            let end = value.find([',', ' ']).unwrap_or(value.len());
-            found.push((key.to_owned(), value[..end].to_owned()));
-            text = &value[end..];
-        }
-    }
+        host => host,
+    };
+    (host, port.filter(|port| !port.is_empty() && *port != usual))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn challenges_are_read() {
-        let bearer = |realm: &str, service: Option<&str>, scope: Option<&str>| {
-            Some(Challenge::Bearer {
-                realm: realm.into(),
-                service: service.map(str::to_owned),
-                scope: scope.map(str::to_owned),
-            })
-        };
-        for (header, expected) in [
-            (
-                r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#,
-                bearer("https://auth.example/token", Some("r.example"), Some("repository:a/b:pull,push")),
-            ),
-            (r#"bearer  realm=https://a/t , service = "x\"y""#, bearer("https://a/t", Some("x\"y"), None)),
-            (r#"Basic realm="x", Bearer realm="https://a""#, bearer("https://a", None, None)),
-            (r#"Basic realm="x y""#, Some(Challenge::Basic)),
-            ("Basic", Some(Challenge::Basic)),
-            ("Negotiate, Basic realm=x", Some(Challenge::Basic)),
-            ("Digest realm=x", None),
-            ("Bearer", None),
-            ("", None),
-        ] {
-            assert_eq!(Challenge::parse(header), expected, "{header}");
-        }
-    }
 
     #[test]
     fn cri_credentials() {
@@ -193,26 +150,45 @@ mod tests {
             ..Default::default()
         };
         let user = Auth::Basic { username: "user".into(), password: "pa:ss".into() };
-        let encoded = STANDARD.encode("user:pa:ss");
-        assert_eq!(Auth::from_cri(&config(&encoded, ""), "r.example"), Ok(Some(user.clone())));
-        assert_eq!(
-            Auth::from_cri(&config(&encoded, "https://R.example/v2/"), "r.example"),
-            Ok(Some(user.clone()))
-        );
-        assert_eq!(
-            Auth::from_cri(&config(&encoded, "https://index.docker.io/v1/"), "docker.io"),
-            Ok(Some(user))
-        );
-        assert_eq!(Auth::from_cri(&config(&encoded, "other.example"), "r.example"), Ok(None));
-        assert_eq!(Auth::from_cri(&config("!", ""), "r.example"), Err(InvalidAuth));
-        assert_eq!(Auth::from_cri(&config("", ""), "r.example"), Ok(None));
+        let encoded = STANDARD.encode("user:pa:ss\0\0");
+        let secret = |server: Option<&str>| {
+            Ok(Some(PullSecret { auth: user.clone(), server: server.map(str::to_owned) }))
+        };
+        assert_eq!(PullSecret::from_cri(&config(&encoded, "")), secret(None));
+        assert_eq!(PullSecret::from_cri(&config(&encoded, "r.example")), secret(Some("r.example")));
+        assert_eq!(PullSecret::from_cri(&config("!", "")), Err(InvalidAuth));
+        assert_eq!(PullSecret::from_cri(&config("", "r.example")), Ok(None));
+        let token = PullSecret::from_cri(&config(&STANDARD.encode("<token>:abc"), "")).unwrap().unwrap();
+        assert_eq!(token.auth, Auth::IdentityToken("abc".into()));
         assert!(!format!("{:?}", Auth::RegistryToken("secret".into())).contains("secret"));
+        assert!(!format!("{:?}", secret(None)).contains("pa:ss"));
+        assert_eq!(Auth::from_header(&basic("user", "pa:ss")), Some(user));
     }
 
-    proptest! {
-        #[test]
-        fn any_header_is_survived(header in "\\PC{0,80}|[Bb]earer [a-z=\", \\\\]{0,60}") {
-            let _ = Challenge::parse(&header);
+    #[test]
+    fn servers_are_compared_by_host_and_port() {
+        for (one, other) in [
+            ("https://R.example/v2/", "r.example"),
+            ("r.example:443", "r.example"),
+            ("https://r.example:443/x", "https://r.example"),
+            ("http://r.example:80", "r.example"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("https://registry-1.docker.io/v2", "docker.io"),
+            ("[::1]:5000", "http://[::1]:5000/v2"),
+            ("[::1]", "https://[::1]:443"),
+        ] {
+            assert!(same_server(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("r.example", "r.example:5000"),
+            ("r.example", "r.example.evil"),
+            ("https://r.example:80", "r.example"),
+            ("https://evil/r.example", "r.example"),
+            ("https://evil?r.example", "r.example"),
+            ("r.example@evil", "r.example"),
+            ("", "r.example"),
+        ] {
+            assert!(!same_server(one, other), "{one} {other}");
         }
     }
 }

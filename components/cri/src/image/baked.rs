@@ -64,6 +64,7 @@ impl Baked {
                 size: entry.size,
                 config,
                 layers: entry.layers,
+                annotations: std::collections::BTreeMap::new(),
                 pinned: true,
                 source: ImageSource::Baked,
             });

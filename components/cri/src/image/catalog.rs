@@ -86,6 +86,7 @@ impl Catalog {
                 size: record.size,
                 config: config.clone(),
                 layers: record.layers.clone(),
+                annotations: record.annotations.clone(),
                 pinned: false,
                 source: ImageSource::Pulled,
             });

@@ -1,6 +1,9 @@
 //! What can go wrong with images, by whose fault it is.
 
-use super::{hosts::HostsError, manifest::ManifestError, reference::InvalidReference, unpack::UnpackError};
+use super::{
+    hosts::HostsError, keyring::KeyringError, manifest::ManifestError, reference::InvalidReference,
+    unpack::UnpackError,
+};
 use cairn_contract::digest::Sha256Digest;
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -13,6 +16,9 @@ pub enum ImageError {
     /// A `hosts.toml` is malformed or names a file that cannot be read.
     #[error(transparent)]
     Hosts(#[from] Arc<HostsError>),
+    /// The node's file of credentials cannot be used.
+    #[error(transparent)]
+    Keyring(#[from] Arc<KeyringError>),
     /// The baked index or one of its files is malformed: the node image itself is wrong.
     #[error("baked images: {0}")]
     Baked(String),
@@ -25,7 +31,7 @@ pub enum ImageError {
         detail: String,
     },
     /// An endpoint wants other credentials.
-    #[error("{reference}: access denied, check the pull secret: {detail}")]
+    #[error("{reference}: access denied, check the pull secret or registry_auth: {detail}")]
     Denied {
         /// What was asked for.
         reference: String,

@@ -1,10 +1,11 @@
 //! Manifests, indexes and configurations: OCI image specification 1.1 and Docker's schema 2, which differ in the
 //! media types only.
 
-use super::platform::{Machine, Platform};
+use super::platform::{Fit, Machine, Platform};
 use cairn_contract::digest::Sha256Digest;
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// A manifest or an index longer than this is refused (the distribution specification's limit).
 pub(super) const MAX_MANIFEST: u64 = 4 << 20;
@@ -12,6 +13,10 @@ pub(super) const MAX_MANIFEST: u64 = 4 << 20;
 pub(super) const MAX_CONFIG: u64 = 8 << 20;
 /// Overlayfs takes up to 500 lower directories; no real image comes near.
 const MAX_LAYERS: usize = 450;
+/// Annotations with more bytes than this are not kept: they are told to everyone who lists images.
+const MAX_ANNOTATIONS: usize = 16 << 10;
+/// Marks an entry of an index that is about another entry (BuildKit's attestations).
+const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
 /// What we tell registries we understand.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
@@ -41,7 +46,7 @@ pub enum ManifestError {
     #[error("the image is not for this machine (linux/{architecture}); it offers {offered}")]
     Platform {
         /// This machine's, in Go's terms.
-        architecture: String,
+        architecture: &'static str,
         /// What the image is for.
         offered: String,
     },
@@ -52,6 +57,16 @@ pub enum ManifestError {
         layers: usize,
         /// In the configuration.
         diff_ids: usize,
+    },
+    /// Entries of the index, the one for this machine perhaps among them, have digests that are not SHA-256.
+    #[error(
+        "the index has nothing for this machine (linux/{architecture}) with a SHA-256 digest; other digests are not supported: {digests}"
+    )]
+    Digests {
+        /// This machine's, in Go's terms.
+        architecture: &'static str,
+        /// Those that were left out.
+        digests: String,
     },
     /// A digest that is not SHA-256.
     #[error("`{0}` is not a SHA-256 digest")]
@@ -82,9 +97,80 @@ pub(super) struct Descriptor {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Document {
     /// One image of one platform.
-    Image { config: Descriptor, layers: Vec<Descriptor> },
+    Image { config: Descriptor, layers: Vec<Descriptor>, annotations: BTreeMap<String, String> },
     /// Several.
-    Index(Vec<Descriptor>),
+    Index(Index),
+}
+
+/// The images of an index.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    entries: Vec<Descriptor>,
+    /// Digests of entries that we cannot verify.
+    unverifiable: Vec<String>,
+}
+
+/// An entry as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+    artifact_type: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Entry {
+    /// Is it an image, or a list of images? Signatures, attestations and other artifacts may stand beside them.
+    fn is_image(&self) -> bool {
+        let about_another =
+            self.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(REFERENCE_TYPE));
+        let known = self.media_type.is_empty() || ACCEPT.contains(&self.media_type);
+        known && !about_another && self.artifact_type.as_deref().unwrap_or_default().is_empty()
+    }
+}
+
+impl Index {
+    fn new(entries: Vec<Entry>) -> Self {
+        let mut index = Self::default();
+        for entry in entries.into_iter().filter(Entry::is_image) {
+            let Entry { media_type, digest, size, platform, .. } = entry;
+            match digest.parse() {
+                Ok(digest) => index.entries.push(Descriptor { media_type, digest, size, platform }),
+                Err(_) => index.unverifiable.push(digest.chars().take(200).collect()),
+            }
+        }
+        index
+    }
+
+    /// The entry that fits this machine best; the first of equals.
+    pub(super) fn choose(&self, machine: Machine) -> Result<&Descriptor, ManifestError> {
+        let mut best: Option<(Fit, &Descriptor)> = None;
+        for entry in &self.entries {
+            let fit = match &entry.platform {
+                None => Some(Fit::Unknown),
+                Some(platform) => machine.fit(platform),
+            };
+            if let Some(fit) = fit
+                && best.is_none_or(|(other, _)| fit > other)
+            {
+                best = Some((fit, entry));
+            }
+        }
+        if let Some((_, entry)) = best {
+            return Ok(entry);
+        }
+        let architecture = machine.architecture();
+        if !self.unverifiable.is_empty() {
+            return Err(ManifestError::Digests { architecture, digests: self.unverifiable.join(", ") });
+        }
+        let offered: Vec<_> = self.entries.iter().filter_map(|e| e.platform.as_ref()).map(describe).collect();
+        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+        Err(ManifestError::Platform { architecture, offered })
+    }
 }
 
 #[derive(Deserialize)]
@@ -96,7 +182,8 @@ struct Raw {
     media_type: Option<String>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
-    manifests: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Entry>>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 impl Document {
@@ -111,41 +198,15 @@ impl Document {
                 if config.size > MAX_CONFIG {
                     return Err(ManifestError::Size { what: "configuration", size: config.size });
                 }
-                Ok(Self::Image { config, layers })
+                let annotations = raw.annotations.unwrap_or_default();
+                let size: usize = annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+                let annotations = if size > MAX_ANNOTATIONS { BTreeMap::new() } else { annotations };
+                Ok(Self::Image { config, layers, annotations })
             }
-            (None, None, Some(manifests)) => Ok(Self::Index(manifests)),
+            (None, None, Some(manifests)) => Ok(Self::Index(Index::new(manifests))),
             _ => Err(ManifestError::Kind(raw.media_type.unwrap_or_default())),
         }
     }
-}
-
-/// The entry of an index that fits this machine best; the first of equals.
-pub(super) fn choose(manifests: &[Descriptor], machine: Machine) -> Result<&Descriptor, ManifestError> {
-    let mut best: Option<(u8, &Descriptor)> = None;
-    for entry in manifests {
-        // An entry without platform is for everyone, but anything that says what it is for is better.
-        let fit = match &entry.platform {
-            None => Some(0),
-            Some(platform) => machine.fit(platform),
-        };
-        if let Some(fit) = fit
-            && best.is_none_or(|(other, _)| fit > other)
-        {
-            best = Some((fit, entry));
-        }
-    }
-    best.map(|(_, entry)| entry).ok_or_else(|| ManifestError::Platform {
-        architecture: std::env::consts::ARCH.to_owned(),
-        offered: match manifests
-            .iter()
-            .filter_map(|entry| entry.platform.as_ref())
-            .map(describe)
-            .collect::<Vec<_>>()
-        {
-            offered if offered.is_empty() => "nothing".to_owned(),
-            offered => offered.join(", "),
-        },
-    })
 }
 
 fn describe(platform: &Platform) -> String {
@@ -184,7 +245,7 @@ pub(super) fn check_config(
     match machine.fit(&platform) {
         Some(_) => Ok(()),
         None => Err(ManifestError::Platform {
-            architecture: std::env::consts::ARCH.to_owned(),
+            architecture: machine.architecture(),
             offered: describe(&platform),
         }),
     }
@@ -195,8 +256,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
     fn entry(digit: &str, platform: &str) -> String {
-        format!(r#"{{"mediaType":"m","digest":"sha256:{}","size":7{platform}}}"#, digit.repeat(64))
+        format!(r#"{{"mediaType":"{MANIFEST}","digest":"sha256:{}","size":7{platform}}}"#, digit.repeat(64))
     }
 
     #[test]
@@ -236,9 +299,25 @@ mod tests {
             entry("3", ""),
             entry("4", &platform("linux", this)),
         ]);
-        assert_eq!(choose(&entries, arch).unwrap().digest.hex(), "4".repeat(64));
-        let message = choose(&entries[..2], arch).unwrap_err().to_string();
-        assert!(message.contains("linux/s390x"), "{message}");
+        assert_eq!(entries.choose(arch).unwrap().digest.hex(), "4".repeat(64));
+        let others = [entry("1", &platform("unknown", "unknown")), entry("2", &platform("linux", "s390x"))];
+        let message = parse(&others).choose(arch).unwrap_err().to_string();
+        assert!(message.contains("linux/s390x") && message.contains(&format!("linux/{this})")), "{message}");
+        // What is no image, and what cannot be verified, does not stand in the way.
+        let sha512 = format!(r#"{{"digest":"sha512:{}","size":7}}"#, "0".repeat(128));
+        let attestation = platform("linux", this)
+            + r#","annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
+        let artifact = platform("linux", this) + r#","artifactType":"application/x""#;
+        let beside = [
+            sha512.clone(),
+            entry("5", &attestation),
+            entry("6", &artifact),
+            entry("7", &platform("linux", this)).replace(MANIFEST, "application/x"),
+            entry("8", &platform("linux", this)),
+        ];
+        assert_eq!(parse(&beside).choose(arch).unwrap().digest.hex(), "8".repeat(64));
+        let message = parse(&beside[..4]).choose(arch).unwrap_err().to_string();
+        assert!(message.contains("sha512:0"), "{message}");
     }
 
     proptest! {

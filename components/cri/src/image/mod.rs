@@ -9,7 +9,8 @@
 //! dm-verity, pinned, never pulled) and those **pulled** from a registry into the store. A pulled image that
 //! contains a baked layer uses it in place.
 //!
-//! Where a byte goes: [`registry`] downloads it (retrying, resuming, trying mirrors), [`layer`] hashes and inflates
+//! Where a byte goes: [`registry`] downloads it from the places [`hosts`] names, with credentials of the pull or of
+//! the node's [`keyring`] (retrying, resuming, trying mirrors), [`layer`] hashes and inflates
 //! it while it arrives, [`unpack`] writes it below a directory that a hostile archive cannot leave, [`store`]
 //! makes the finished layer visible by one rename. A power cut leaves complete layers and an `ingest/` directory
 //! that the next start empties.
@@ -21,6 +22,7 @@ mod error;
 mod fixup;
 mod flight;
 mod hosts;
+mod keyring;
 mod layer;
 mod manifest;
 mod platform;
@@ -32,14 +34,14 @@ mod server;
 mod store;
 mod unpack;
 
-pub use auth::Auth;
+pub use auth::{Auth, PullSecret};
 pub use error::ImageError;
 pub use reference::{InvalidReference, Reference};
 pub use server::ImageServer;
 
 use cairn_contract::{digest::Sha256Digest, runtime::RuntimeConfig};
 use oci_spec::image::ImageConfiguration;
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// Where an image came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,8 @@ pub struct Image {
     pub config: ImageConfiguration,
     /// Digests of the uncompressed layers, lowest first.
     pub layers: Vec<Sha256Digest>,
+    /// Annotations of the manifest; none for baked images.
+    pub annotations: BTreeMap<String, String>,
     /// Never to be garbage collected.
     pub pinned: bool,
     /// Baked or pulled.
@@ -133,8 +137,8 @@ impl ImageService {
     /// # Errors
     /// See [`ImageError`]; the store is unchanged then, save for complete layers kept for the next attempt until
     /// the next start or removal.
-    pub async fn pull(&self, reference: &str, auth: Option<Auth>) -> Result<Arc<Image>, ImageError> {
-        pull::pull(&self.inner, reference, auth).await
+    pub async fn pull(&self, reference: &str, secret: Option<PullSecret>) -> Result<Arc<Image>, ImageError> {
+        pull::pull(&self.inner, reference, secret).await
     }
 
     /// Removes the image that `reference` (or id) names, with all its names, and the layers nothing else uses.

@@ -2,7 +2,7 @@
 
 use super::{
     FsUsage, Image, ImageSource,
-    auth::Auth,
+    auth::PullSecret,
     baked::Baked,
     catalog::Catalog,
     error::ImageError,
@@ -42,7 +42,7 @@ pub(super) struct Inner {
     catalog: Mutex<Catalog>,
     /// Held while records change on disk, so that the catalog and the disk change in the same order.
     writer: tokio::sync::Mutex<()>,
-    pulls: Flights<(Reference, Option<Auth>), Shared<Arc<Image>>>,
+    pulls: Flights<(Reference, Option<PullSecret>), Shared<Arc<Image>>>,
     layers: Flights<Sha256Digest, Shared<()>>,
 }
 
@@ -51,7 +51,7 @@ impl Inner {
         // Someone else may have installed a provider already, and that is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let stall = Duration::from_secs(config.pull_progress_timeout_seconds.max(1));
-        let registry = Registry::new(&config.certs_d, stall);
+        let registry = Registry::new(&config.certs_d, &config.registry_auth, stall);
         let parallel = config.max_parallel_layers.max(1);
         let (store, baked, catalog) = blocking("opening the store", move || {
             let baked = Arc::new(Baked::load(&config.baked_images)?);
@@ -124,23 +124,31 @@ impl Inner {
 }
 
 /// See [`super::ImageService::pull`].
-pub(super) async fn pull(inner: &Arc<Inner>, reference: &str, auth: Option<Auth>) -> Shared<Arc<Image>> {
+pub(super) async fn pull(
+    inner: &Arc<Inner>,
+    reference: &str,
+    secret: Option<PullSecret>,
+) -> Shared<Arc<Image>> {
     let reference: Reference = reference.parse()?;
     if let Some(image) = inner.catalog().named(&reference)
         && (image.source == ImageSource::Baked || reference.digest().is_some())
     {
         return Ok(image);
     }
-    let key = (reference.clone(), auth.clone());
+    let key = (reference.clone(), secret.clone());
     let work = {
         let inner = Arc::clone(inner);
-        move || async move { pull_once(&inner, &reference, auth).await }.boxed()
+        move || async move { pull_once(&inner, &reference, secret).await }.boxed()
     };
     inner.pulls.join(key, work).await.0
 }
 
-async fn pull_once(inner: &Arc<Inner>, reference: &Reference, auth: Option<Auth>) -> Shared<Arc<Image>> {
-    let repository = Arc::new(inner.registry.repository(reference, auth)?);
+async fn pull_once(
+    inner: &Arc<Inner>,
+    reference: &Reference,
+    secret: Option<PullSecret>,
+) -> Shared<Arc<Image>> {
+    let repository = Arc::new(inner.registry.repository(reference, secret.as_ref())?);
     let found = find(inner, &repository, reference).await?;
     let lease = Lease::new(inner, found.diff_ids.clone());
     let mut wanted = lease.missing.clone();
@@ -169,6 +177,8 @@ struct Found {
     config: ImageConfiguration,
     layers: Vec<Descriptor>,
     diff_ids: Vec<Sha256Digest>,
+    /// The manifest's.
+    annotations: BTreeMap<String, String>,
     /// Manifests and configuration.
     content: Vec<(Sha256Digest, Vec<u8>)>,
 }
@@ -186,14 +196,14 @@ async fn find(inner: &Inner, repository: &Repository, reference: &Reference) -> 
         let document = Document::parse(&bytes).map_err(bad)?;
         content.push((digest, bytes));
         match document {
-            Document::Index(entries) => {
-                digest = manifest::choose(&entries, inner.machine).map_err(bad)?.digest;
+            Document::Index(index) => {
+                digest = index.choose(inner.machine).map_err(bad)?.digest;
                 bytes = match inner.store.read_content(digest) {
                     Ok(bytes) => bytes,
                     Err(_) => repository.manifest(digest).await?,
                 };
             }
-            Document::Image { config: descriptor, layers } => {
+            Document::Image { config: descriptor, layers, annotations } => {
                 let bytes = match inner.store.read_content(descriptor.digest) {
                     Ok(bytes) => bytes,
                     Err(_) => repository.blob(&descriptor).await?,
@@ -201,7 +211,15 @@ async fn find(inner: &Inner, repository: &Repository, reference: &Reference) -> 
                 let (config, diff_ids) = manifest::parse_config(&bytes).map_err(bad)?;
                 manifest::check_config(&config, &diff_ids, layers.len(), inner.machine).map_err(bad)?;
                 content.push((descriptor.digest, bytes));
-                return Ok(Found { top, id: descriptor.digest, config, layers, diff_ids, content });
+                return Ok(Found {
+                    top,
+                    id: descriptor.digest,
+                    config,
+                    layers,
+                    diff_ids,
+                    annotations,
+                    content,
+                });
             }
         }
     }
@@ -275,6 +293,7 @@ async fn record(inner: &Arc<Inner>, reference: &Reference, found: Found) -> Shar
         size: infos.iter().map(|info| info.size).sum(),
         tags: BTreeMap::new(),
         digests: vec![reference.at(found.top).to_string()],
+        annotations: found.annotations,
     };
     let tag = reference.digest().is_none().then(|| reference.to_string());
     let records = inner.catalog().plan(new, tag.as_deref());

@@ -1,6 +1,6 @@
 //! CRI's ImageService, translated: messages to calls, errors to gRPC codes.
 
-use super::{Image, ImageError, ImageService, ImageSource, auth::Auth, reference::Reference};
+use super::{Image, ImageError, ImageService, ImageSource, auth::PullSecret, reference::Reference};
 use cairn_contract::cri;
 use futures::stream;
 use std::{
@@ -71,14 +71,23 @@ impl cri::image_service_server::ImageService for ImageServer {
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let request = request.into_inner();
+        if let Some(image) = &request.image
+            && !image.runtime_handler.is_empty()
+        {
+            return Err(Status::invalid_argument(format!(
+                "no runtime handler `{}`: this runtime has only the default one",
+                image.runtime_handler
+            )));
+        }
         let name = name(request.image)?;
         let reference: Reference = name.parse().map_err(|error| status(&ImageError::Reference(error)))?;
-        let auth = match &request.auth {
+        let secret = match &request.auth {
             None => None,
-            Some(auth) => Auth::from_cri(auth, reference.domain())
-                .map_err(|error| Status::invalid_argument(format!("{reference}: {error}")))?,
+            Some(auth) => PullSecret::from_cri(auth).map_err(|error| {
+                Status::invalid_argument(format!("{reference}: the pull secret's {error}"))
+            })?,
         };
-        let image = self.0.pull(&name, auth).await.map_err(|error| status(&error))?;
+        let image = self.0.pull(&name, secret).await.map_err(|error| status(&error))?;
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id.to_string() }))
     }
 
@@ -128,7 +137,11 @@ fn message(image: &Image) -> cri::Image {
         size: image.size,
         username: if uid.is_none() { user.to_owned() } else { String::new() },
         uid,
-        spec: None,
+        spec: Some(cri::ImageSpec {
+            image: image.id.to_string(),
+            annotations: image.annotations.clone().into_iter().collect(),
+            ..Default::default()
+        }),
         pinned: image.pinned,
     }
 }
@@ -172,7 +185,7 @@ fn status(error: &ImageError) -> Status {
         ImageError::Unavailable { .. } => Status::unavailable(message),
         ImageError::Stalled { .. } => Status::deadline_exceeded(message),
         ImageError::Mismatch { .. } => Status::data_loss(message),
-        ImageError::Pinned(_) | ImageError::InUse(_) | ImageError::Hosts(_) => {
+        ImageError::Pinned(_) | ImageError::InUse(_) | ImageError::Hosts(_) | ImageError::Keyring(_) => {
             Status::failed_precondition(message)
         }
         ImageError::Unpack { source, .. }

@@ -39,6 +39,9 @@ pub(super) struct Record {
     pub(super) tags: BTreeMap<String, u64>,
     /// Full references with digest.
     pub(super) digests: Vec<String>,
+    /// The manifest's annotations.
+    #[serde(default)]
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// What a stored layer amounts to.

@@ -25,12 +25,23 @@ pub(super) fn wanted(mount: &cri::Mount) -> Option<&cri::ImageSpec> {
     mount.image.as_ref().filter(|image| !image.image.is_empty())
 }
 
+/// The first mount of an image that is to be written to.
+fn writable(config: &cri::ContainerConfig) -> Option<&cri::Mount> {
+    config.mounts.iter().find(|mount| wanted(mount).is_some() && !mount.readonly)
+}
+
 impl Runtime {
     /// The images of a container's mounts, in the order of those mounts that are of one, each held.
     pub(super) fn hold_volumes(
         &self,
         config: &cri::ContainerConfig,
     ) -> Result<Vec<(Arc<Image>, ImageHold)>, RuntimeError> {
+        if let Some(mount) = writable(config) {
+            return Err(RuntimeError::Invalid(format!(
+                "{}: an image is mounted read-only; set `readonly`",
+                mount.container_path
+            )));
+        }
         let images = &self.inner.images;
         let find = |spec: &cri::ImageSpec| {
             let missing = || RuntimeError::NotFound(format!("image `{}` of a volume", spec.image));
@@ -94,6 +105,18 @@ fn below(root: &Path, path: &str) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_not_written_to() {
+        let mount = |image: &str, readonly| cri::Mount {
+            image: Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() }),
+            readonly,
+            ..Default::default()
+        };
+        let config = |mounts| cri::ContainerConfig { mounts, ..Default::default() };
+        assert!(writable(&config(vec![mount("", false), mount("a", true)])).is_none());
+        assert!(writable(&config(vec![mount("a", true), mount("b", false)])).is_some());
+    }
 
     #[test]
     fn sub_paths_stay_in_the_image() {
