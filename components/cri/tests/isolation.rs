@@ -499,6 +499,7 @@ async fn an_image_is_a_volume() {
         let image = |at: &str, path: &str| cri::Mount {
             image: Some(cri::ImageSpec { image: IMAGE.into(), ..Default::default() }),
             image_sub_path: path.into(),
+            readonly: true,
             ..volume(Path::new(""), at)
         };
         let mut config = container("reader", options);
@@ -517,6 +518,9 @@ async fn an_image_is_a_volume() {
             assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
             assert!(refusal.message().contains(word), "{refusal}");
         }
+        config.mounts = vec![cri::Mount { readonly: false, ..image("/whole", "") }];
+        let refusal = try_create(&mut client, &pod, config.clone()).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
         config.mounts = vec![image("/whole", "")];
         config.mounts[0].image.as_mut().unwrap().image = "cairn.local/absent:1".into();
         let refusal = try_create(&mut client, &pod, config).await.unwrap_err();
