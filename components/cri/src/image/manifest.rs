@@ -269,6 +269,15 @@ mod tests {
         assert!(
             matches!(Document::parse(image.as_bytes()), Ok(Document::Image { layers, .. }) if layers.len() == 1)
         );
+        let annotated = |value: &str| {
+            let text = image.replace("\"layers\"", &format!(r#""annotations":{{"a":"{value}"}},"layers""#));
+            match Document::parse(text.as_bytes()) {
+                Ok(Document::Image { annotations, .. }) => annotations,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(annotated("b"), BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        assert!(annotated(&"b".repeat(MAX_ANNOTATIONS)).is_empty());
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{config}]}}"#);
         assert!(matches!(Document::parse(index.as_bytes()), Ok(Document::Index(_))));
         let both = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"manifests":[]}}"#);

@@ -6,17 +6,19 @@
 //!   └ Session     one endpoint: headers, credentials, challenges
 //!       ├ token     bearer tokens, kept until they expire
 //!       └ transport one GET: redirects, deadlines, limits
+//! silence         which endpoints did not answer lately
 //! retry           which failures are worth another attempt, and when
 //! ```
 //!
 //! A [`Repository`] lives for one pull and keeps that pull's credentials. Failures that may pass are retried with
-//! growing pauses, then the next endpoint is asked; an endpoint that did not answer is asked last from then on.
+//! growing pauses, then the next endpoint is asked; an endpoint that did not answer is asked last for a while.
 
 mod blob;
 mod challenge;
 mod client;
 mod retry;
 mod session;
+mod silence;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -36,14 +38,12 @@ use cairn_contract::digest::Sha256Digest;
 use client::Clients;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use retry::{Failure, Failures};
-use session::Session;
+use session::{Memory, Session};
 use sha2::{Digest, Sha256};
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
     time::{Duration, Instant},
 };
-use token::Tokens;
 use transport::{Patience, read_limited};
 
 /// What registries are reached with; lives as long as the daemon.
@@ -53,7 +53,7 @@ pub(super) struct Registry {
     registry_auth: PathBuf,
     patience: Patience,
     clients: Clients,
-    tokens: Arc<Tokens>,
+    memory: Memory,
 }
 
 impl Registry {
@@ -64,7 +64,7 @@ impl Registry {
             registry_auth: registry_auth.to_owned(),
             patience: Patience::new(stall),
             clients: Clients::default(),
-            tokens: Arc::default(),
+            memory: Memory::default(),
         }
     }
 
@@ -84,8 +84,7 @@ impl Registry {
                 detail: format!("{}: certificates: {}", endpoint.host, Chain(&error)),
             })?;
             let credentials = session::credentials(&endpoint, secret, &keyring, reference);
-            let tokens = Arc::clone(&self.tokens);
-            Ok(Session::new(endpoint, client, reference, credentials, tokens, self.patience))
+            Ok(Session::new(endpoint, client, reference, credentials, &self.memory, self.patience))
         };
         let sessions = endpoints.into_iter().map(open).collect::<Result<_, ImageError>>()?;
         Ok(Repository { reference: reference.clone(), sessions, patience: self.patience })

@@ -9,6 +9,7 @@ use super::{
     },
     challenge::Challenge,
     retry::Failure,
+    silence::Silences,
     token::{Tokens, Wanted, secret},
     transport::{self, Patience, refusal},
 };
@@ -20,6 +21,13 @@ use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
+
+/// What pulls leave to those after them.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) silences: Arc<Silences>,
+}
 
 /// Where an answer to a challenge came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +54,8 @@ pub(super) struct Session {
     authorization: Mutex<Option<HeaderValue>>,
     /// Layers are fetched side by side and are challenged at the same time: one answers for all.
     answering: tokio::sync::Mutex<()>,
+    silences: Arc<Silences>,
+    /// As at the pull's begin, or since: a pull asks in one order.
     silent: AtomicBool,
 }
 
@@ -55,9 +65,10 @@ impl Session {
         client: Client,
         reference: &Reference,
         credentials: Option<Auth>,
-        tokens: Arc<Tokens>,
+        memory: &Memory,
         patience: Patience,
     ) -> Self {
+        let silent = AtomicBool::new(memory.silences.contains(&endpoint.base));
         let mirror_of =
             (!same_server(&endpoint.base, reference.domain())).then(|| reference.domain().to_owned());
         Self {
@@ -66,15 +77,16 @@ impl Session {
             repository: reference.path().to_owned(),
             mirror_of,
             credentials,
-            tokens,
+            tokens: Arc::clone(&memory.tokens),
             patience,
             authorization: Mutex::default(),
             answering: tokio::sync::Mutex::default(),
-            silent: AtomicBool::new(false),
+            silences: Arc::clone(&memory.silences),
+            silent,
         }
     }
 
-    /// Did it fail to answer? Then the others are asked first for the rest of the pull.
+    /// Did it fail to answer, now or a moment ago? Then the others are asked first.
     pub(super) fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Relaxed)
     }
@@ -82,6 +94,7 @@ impl Session {
     pub(super) fn note(&self, failure: &Failure) {
         if matches!(failure, Failure::Unreachable(_)) {
             self.silent.store(true, Ordering::Relaxed);
+            self.silences.note(&self.endpoint.base);
         }
     }
 
