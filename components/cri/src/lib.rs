@@ -13,6 +13,7 @@
 pub mod apparmor;
 pub mod cgroup;
 pub mod config;
+pub mod deadline;
 pub mod idmap;
 pub mod image;
 pub mod network;

@@ -8,6 +8,7 @@ use cairn_contract::{
 use cairn_cri::{
     apparmor,
     config::{self, ConfigError},
+    deadline::Deadlines,
     image::{ImageServer, ImageService},
     runtime::{Runtime, RuntimeServer},
     telemetry::{self, JsonLines, Observe, Operations},
@@ -193,6 +194,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     tracing::info!(socket = %config.socket.display(), "ready");
     let serving = Server::builder()
         .layer(Observe(operations))
+        .layer(Deadlines)
         .add_service(runtime)
         .add_service(images)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped());
