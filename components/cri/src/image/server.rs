@@ -198,3 +198,58 @@ fn status(error: &ImageError) -> Status {
         ImageError::Baked(_) | ImageError::Io { .. } => Status::internal(message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cairn_contract::digest::Sha256Digest;
+    use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder};
+    use std::collections::BTreeMap;
+
+    fn image(user: &str) -> Image {
+        let config = ConfigBuilder::default().user(user).build().unwrap();
+        Image {
+            id: Sha256Digest::new([7; 32]),
+            repo_tags: vec!["r.example/app:1".into()],
+            repo_digests: Vec::new(),
+            size: 5,
+            config: ImageConfigurationBuilder::default().config(config).build().unwrap(),
+            layers: Vec::new(),
+            annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+            pinned: true,
+            source: ImageSource::Baked,
+        }
+    }
+
+    #[test]
+    fn an_image_is_told_with_its_user_and_annotations() {
+        let told = message(&image("1000:5"));
+        assert_eq!((told.uid.map(|uid| uid.value), told.username.as_str()), (Some(1000), ""));
+        assert!(told.pinned && told.size == 5 && told.repo_tags == ["r.example/app:1"]);
+        let spec = told.spec.unwrap();
+        assert_eq!((spec.image, spec.annotations["a"].as_str()), (told.id, "b"));
+        let told = message(&image("web:logs"));
+        assert_eq!((told.uid, told.username.as_str()), (None, "web"));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_runtime_handler_is_refused() {
+        use cri::image_service_server::ImageService as _;
+        let base = tempfile::tempdir().unwrap();
+        let config = cairn_contract::runtime::RuntimeConfig {
+            state: base.path().join("state"),
+            baked_images: base.path().join("baked"),
+            ..Default::default()
+        };
+        let server = ImageServer::new(ImageService::open(&config).await.unwrap());
+        let image = cri::ImageSpec {
+            image: "r.example/app:1".into(),
+            runtime_handler: "other".into(),
+            ..Default::default()
+        };
+        let request = cri::PullImageRequest { image: Some(image), ..Default::default() };
+        let refusal = server.pull_image(Request::new(request)).await.unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::InvalidArgument);
+        assert!(refusal.message().contains("`other`"), "{refusal}");
+    }
+}
