@@ -70,6 +70,8 @@ pub struct NewVolume {
     pub secrets: Secrets,
     /// What is in it at first.
     pub source: Option<ContentSource>,
+    /// The record of the volume that is its source, if that is in use on this node.
+    pub source_staged: Option<Staged>,
 }
 
 /// A volume that is there.
@@ -105,7 +107,12 @@ pub struct NewSnapshot {
     pub source: VolumeId,
     /// The VolumeSnapshotClass's parameters, without those that sidecars add.
     pub parameters: Texts,
+    /// The volume's record, if it is in use on this node.
+    pub staged: Option<Staged>,
 }
+
+/// A volume of a group of snapshots, and its record if it is in use on this node.
+pub type Member = (VolumeId, Option<Staged>);
 
 /// A snapshot that is there.
 #[derive(Debug, Clone)]
@@ -314,12 +321,12 @@ pub trait Backend: Send + Sync + 'static {
         unsupported(self.kind(), "list snapshots")
     }
 
-    /// Makes snapshots of several volumes at one moment.
+    /// Makes snapshots of several volumes at one moment. `members` are sorted and different.
     ///
     /// # Errors
     /// As [`Self::snapshot`]; then there is none.
-    fn group(&self, name: &Name, sources: &[VolumeId], parameters: &Texts) -> Result<Group, Fault> {
-        let _ = (name, sources, parameters);
+    fn group(&self, name: &Name, members: &[Member], parameters: &Texts) -> Result<Group, Fault> {
+        let _ = (name, members, parameters);
         unsupported(self.kind(), "make groups of snapshots")
     }
 

@@ -59,21 +59,24 @@ impl Driver {
     pub(crate) fn topology_key(&self) -> String {
         format!("topology.{}/node", self.backend.kind().driver())
     }
+}
 
-    /// Adds its figures in Prometheus' text format.
-    pub fn render(&self, text: &mut String) {
-        use std::fmt::Write;
-        let driver = self.backend.kind().driver();
+/// Writes the drivers' figures in Prometheus' text format.
+pub fn render(drivers: &[Arc<Driver>], text: &mut String) {
+    use std::fmt::Write;
+    let metrics: [(&str, fn(&Driver) -> usize); 2] = [
+        ("cairn_csi_staged_volumes", |driver| driver.staged.count()),
+        ("cairn_csi_published_volumes", |driver| driver.published.count()),
+    ];
+    for (metric, value) in metrics {
         // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "# TYPE cairn_csi_staged_volumes gauge\ncairn_csi_staged_volumes{{driver=\"{driver}\"}} {}\n\
-             # TYPE cairn_csi_published_volumes gauge\ncairn_csi_published_volumes{{driver=\"{driver}\"}} {}\n",
-            self.staged.count(),
-            self.published.count(),
-        );
-        self.backend.render(text);
+        let _ = writeln!(text, "# TYPE {metric} gauge");
+        for driver in drivers {
+            let _ =
+                writeln!(text, "{metric}{{driver=\"{}\"}} {}", driver.backend.kind().driver(), value(driver));
+        }
     }
+    drivers.iter().for_each(|driver| driver.backend.render(text));
 }
 
 /// Does blocking work with the volumes and names in `keys` locked, to its end even if the client goes away: half a change

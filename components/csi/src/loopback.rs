@@ -1,7 +1,7 @@
 //! Loop devices: an image file as a block device (linux/loop.h, loop(4)).
 //!
-//! A device is found again by the file behind it, so none is kept in a record, and a driver that died in the middle
-//! leaves none behind that the next one does not find.
+//! A device is found again by the file behind it, as /sys names it, so none is kept in a record, and a driver that died
+//! in the middle leaves none behind that the next one does not find.
 #![allow(unsafe_code)] // The ioctls have no wrapper.
 
 use crate::error::{During, Fault};
@@ -9,16 +9,16 @@ use rustix::{
     fd::{AsRawFd, OwnedFd},
     fs::{Mode, OFlags},
     io::Errno,
-    ioctl::{Getter, IntegerSetter, NoArg, Setter, ioctl},
+    ioctl::{IntegerSetter, NoArg, Setter, ioctl},
 };
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 const CLR_FD: u32 = 0x4c01;
-const GET_STATUS64: u32 = 0x4c05;
 const SET_CAPACITY: u32 = 0x4c07;
 const CONFIGURE: u32 = 0x4c0a;
 const CTL_GET_FREE: u32 = 0x4c82;
@@ -72,6 +72,9 @@ const NO_INFO: Info = Info {
 
 /// How often another may take the free device first.
 const ATTEMPTS: u32 = 64;
+/// How long, in all, a device that was let go may take to be gone: five seconds.
+const GOING_ATTEMPTS: u32 = 500;
+const GOING_PAUSE: Duration = Duration::from_millis(10);
 
 fn open(path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())
@@ -83,8 +86,8 @@ fn open(path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// If there are no loop devices, or the image cannot be opened.
 pub fn attach(image: &Path, read_only: bool) -> Result<PathBuf, Fault> {
-    if let Some(device) = find(image)? {
-        return Ok(device);
+    if let Some(held) = find_settled(image)? {
+        return Ok(held);
     }
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
     let file = open(image, access | OFlags::NOFOLLOW).during(|| format!("open {}", image.display()))?;
@@ -115,19 +118,43 @@ pub fn attach(image: &Path, read_only: bool) -> Result<PathBuf, Fault> {
     Err(Fault::Exhausted("every free loop device was taken by somebody else".to_owned()))
 }
 
-/// Lets go of the device behind which `image` is; none is fine. While it is open elsewhere the kernel waits with it.
+/// Lets go of the device behind which `image` is, and waits until it is gone; none is fine.
 ///
 /// # Errors
-/// If the device cannot be opened.
+/// [`Fault::Precondition`] if somebody keeps it open.
 pub fn detach(image: &Path) -> Result<(), Fault> {
-    match find(image)? {
-        Some(device) => clear(&device),
+    for held in attached()?.iter().filter(|held| held.file == image) {
+        clear(&held.device)?;
+    }
+    match find_settled(image)? {
         None => Ok(()),
+        Some(device) => {
+            Err(Fault::Precondition(format!("{} is in use by a process of the node", device.display())))
+        }
     }
 }
 
+/// [`find`], but not a device that is about to go: the kernel keeps one that was let go for as long as anybody, a program
+/// that looks at new disks, say, has it open. Who used that would find it gone, or another file behind it.
+fn find_settled(image: &Path) -> Result<Option<PathBuf>, Fault> {
+    for _ in 0..GOING_ATTEMPTS {
+        match attached()?.into_iter().find(|held| held.file == image) {
+            None => return Ok(None),
+            Some(held) if !held.going => return Ok(Some(held.device)),
+            Some(_) => std::thread::sleep(GOING_PAUSE),
+        }
+    }
+    Err(Fault::Precondition(format!(
+        "the loop device of {} was let go, but a process of the node has it open",
+        image.display()
+    )))
+}
+
 fn clear(device: &Path) -> Result<(), Fault> {
-    let opened = open(device, OFlags::RDONLY).during(|| format!("open {}", device.display()))?;
+    let opened = match open(device, OFlags::RDONLY) {
+        Err(Errno::NXIO | Errno::NOENT) => return Ok(()),
+        opened => opened.during(|| format!("open {}", device.display()))?,
+    };
     // SAFETY: LOOP_CLR_FD takes no argument.
     match unsafe { ioctl(&opened, NoArg::<CLR_FD>::new()) } {
         Ok(()) | Err(Errno::NXIO) => Ok(()),
@@ -146,16 +173,12 @@ pub fn resize(device: &Path) -> Result<(), Fault> {
         .during(|| format!("resize {}", device.display()))
 }
 
-/// The device behind which `image` is.
+/// The device behind which `image` is; none, also if there is no image.
 ///
 /// # Errors
-/// If the image or /sys cannot be read.
+/// If /sys cannot be read.
 pub fn find(image: &Path) -> Result<Option<PathBuf>, Fault> {
-    let wanted = fs::metadata(image).during(|| format!("look at {}", image.display()))?;
-    Ok(attached()?
-        .into_iter()
-        .find(|held| held.identity == (wanted.dev(), wanted.ino()))
-        .map(|held| held.device))
+    Ok(attached()?.into_iter().find(|held| held.file == image && !held.going).map(|held| held.device))
 }
 
 /// Lets go of every device whose file is below `directory` and that `keep` does not want, also if the file is
@@ -165,7 +188,7 @@ pub fn find(image: &Path) -> Result<Option<PathBuf>, Fault> {
 /// If /sys cannot be read, or a device cannot be let go.
 pub fn detach_below(directory: &Path, keep: impl Fn(&Path) -> bool) -> Result<(), Fault> {
     for held in attached()? {
-        if held.file.starts_with(directory) && !keep(&held.file) {
+        if held.file.starts_with(directory) && !held.going && !keep(&held.file) {
             tracing::info!(device = %held.device.display(), file = %held.file.display(), "loop device let go");
             clear(&held.device)?;
         }
@@ -173,40 +196,30 @@ pub fn detach_below(directory: &Path, keep: impl Fn(&Path) -> bool) -> Result<()
     Ok(())
 }
 
-/// A device in use.
+/// A device in use. Nothing is opened to find it: that would hold up whoever is letting go of it.
 struct Attached {
     device: PathBuf,
-    /// As the kernel knew its name.
+    /// The file behind it, by its name now.
     file: PathBuf,
-    /// Device number and inode of the file.
-    identity: (u64, u64),
+    /// It was let go, and is there only until nobody has it open.
+    going: bool,
 }
 
 fn attached() -> Result<Vec<Attached>, Fault> {
-    let mut found = Vec::new();
-    let entries = match fs::read_dir("/sys/block") {
-        Err(error) => return Err(error).during(|| "read /sys/block".to_owned()),
-        Ok(entries) => entries.flatten(),
-    };
-    for entry in entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop")) {
-        let Ok(file) = fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
+    let entries = fs::read_dir("/sys/block").during(|| "read /sys/block".to_owned())?;
+    let loops = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"));
+    let found = loops.filter_map(|entry| {
+        let attribute = |name: &str| fs::read_to_string(entry.path().join("loop").join(name)).ok();
+        let file = attribute("backing_file")?;
         let file = file.trim_end_matches('\n');
-        let device = Path::new("/dev").join(entry.file_name());
-        // It may go while we look.
-        let Ok(info) = status(&device) else { continue };
-        found.push(Attached {
-            device,
+        Some(Attached {
+            device: Path::new("/dev").join(entry.file_name()),
             file: file.strip_suffix(" (deleted)").unwrap_or(file).into(),
-            identity: (info.device, info.inode),
-        });
-    }
-    Ok(found)
-}
-
-fn status(device: &Path) -> io::Result<Info> {
-    let opened = open(device, OFlags::RDONLY)?;
-    // SAFETY: LOOP_GET_STATUS64 writes a `struct loop_info64`, whose layout `Info` has.
-    Ok(unsafe { ioctl(&opened, Getter::<GET_STATUS64, Info>::new()) }?)
+            // We never ask for this ourselves.
+            going: attribute("autoclear").is_some_and(|text| text.trim() == "1"),
+        })
+    });
+    Ok(found.collect())
 }
 
 /// Bytes of a block device.

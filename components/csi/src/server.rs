@@ -3,7 +3,7 @@
 use crate::{
     backend::Backend,
     controller::{ControllerServer, GroupServer},
-    driver::Driver,
+    driver::{self, Driver},
     error::Fault,
     identity::IdentityServer,
     iscsi, local, nfs,
@@ -65,7 +65,7 @@ pub async fn run(config: StorageConfig) -> Result<(), Box<dyn Error>> {
             .map_err(|error| format!("cannot serve metrics at {address} (metrics_address): {error}"))?;
         tracing::info!(%address, "metrics");
         let drivers = drivers.clone();
-        let render = move |text: &mut String| drivers.iter().for_each(|driver| driver.render(text));
+        let render = move |text: &mut String| driver::render(&drivers, text);
         tokio::spawn(telemetry::serve(listener, operations.clone(), render));
     }
     let mut serving = JoinSet::new();

@@ -2,7 +2,7 @@
 
 use super::convert;
 use crate::{
-    backend::Group,
+    backend::{Group, Member},
     driver::{Driver, call},
     error::Fault,
     id::{Name, SnapshotId, VolumeId},
@@ -69,8 +69,10 @@ impl GroupController for GroupServer {
         let mut keys = vec![format!("the group of snapshots named {name}")];
         keys.extend(sources.iter().map(ToString::to_string));
         let group = call(&self.0, keys, move |driver| {
-            let group = driver.backend.group(&name, &sources, &parameters)?;
-            tracing::info!(group = %group.id, name = %name, "group of snapshots is there");
+            let members: Vec<Member> =
+                sources.into_iter().map(|id| (id.clone(), driver.staged.get(&id.file_name()))).collect();
+            let group = driver.backend.group(&name, &members, &parameters)?;
+            tracing::info!(group = %group.id, name = ?name.as_str(), "group of snapshots is there");
             Ok(wire(group))
         });
         Ok(Response::new(csi::CreateVolumeGroupSnapshotResponse { group_snapshot: Some(group.await?) }))

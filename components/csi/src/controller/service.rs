@@ -3,7 +3,7 @@
 use super::{convert, pages::page};
 use crate::{
     access::Access,
-    backend::{NewSnapshot, NewVolume},
+    backend::{ContentSource, NewSnapshot, NewVolume},
     capacity::{CapacityRange, wire},
     driver::{Driver, call},
     error::Fault,
@@ -37,7 +37,7 @@ impl Controller for ControllerServer {
     ) -> Answer<csi::CreateVolumeResponse> {
         let request = request.into_inner();
         let backend = &self.0.backend;
-        let wanted = NewVolume {
+        let mut wanted = NewVolume {
             name: Name::parse(&request.name)?,
             range: CapacityRange::parse(request.capacity_range.as_ref())?,
             access: Access::parse_all(&request.volume_capabilities, backend.features().options)?,
@@ -45,17 +45,21 @@ impl Controller for ControllerServer {
             mutable: convert::parameters(request.mutable_parameters),
             secrets: Secrets::from(request.secrets),
             source: convert::source(request.volume_content_source)?,
+            source_staged: None,
         };
         wanted.access.iter().try_for_each(|access| backend.accepts(access))?;
         self.0.is_allowed_here(request.accessibility_requirements.as_ref())?;
         let mut keys = vec![format!("the volume named {}", wanted.name)];
         keys.extend(wanted.source.as_ref().map(|source| match source {
-            crate::backend::ContentSource::Snapshot(id) => id.to_string(),
-            crate::backend::ContentSource::Volume(id) => id.to_string(),
+            ContentSource::Snapshot(id) => id.to_string(),
+            ContentSource::Volume(id) => id.to_string(),
         }));
         let volume = call(&self.0, keys, move |driver| {
+            if let Some(ContentSource::Volume(source)) = &wanted.source {
+                wanted.source_staged = driver.staged.get(&source.file_name());
+            }
             let volume = driver.backend.create(&wanted)?;
-            tracing::info!(volume = %volume.id, name = %wanted.name, bytes = volume.bytes, "volume is there");
+            tracing::info!(volume = %volume.id, name = ?wanted.name.as_str(), bytes = volume.bytes, "volume is there");
             Ok(driver.wire_volume(volume))
         });
         Ok(Response::new(csi::CreateVolumeResponse { volume: Some(volume.await?) }))
@@ -190,15 +194,17 @@ impl Controller for ControllerServer {
         request: Request<csi::CreateSnapshotRequest>,
     ) -> Answer<csi::CreateSnapshotResponse> {
         let request = request.into_inner();
-        let wanted = NewSnapshot {
+        let mut wanted = NewSnapshot {
             source: VolumeId::parse(&request.source_volume_id)?,
             name: Name::parse(&request.name)?,
             parameters: convert::parameters(request.parameters),
+            staged: None,
         };
         let keys = vec![format!("the snapshot named {}", wanted.name), wanted.source.to_string()];
         let snapshot = call(&self.0, keys, move |driver| {
+            wanted.staged = driver.staged.get(&wanted.source.file_name());
             let snapshot = driver.backend.snapshot(&wanted)?;
-            tracing::info!(snapshot = %snapshot.id, volume = %snapshot.source, name = %wanted.name, "snapshot is there");
+            tracing::info!(snapshot = %snapshot.id, volume = %snapshot.source, name = ?wanted.name.as_str(), "snapshot is there");
             Ok(convert::wire_snapshot(snapshot))
         });
         Ok(Response::new(csi::CreateSnapshotResponse { snapshot: Some(snapshot.await?) }))

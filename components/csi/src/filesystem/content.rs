@@ -62,6 +62,44 @@ pub fn look(device: &Path) -> Result<Content, Fault> {
     read(device).during(|| format!("read {}", device.display()))
 }
 
+/// What a file system may leave of its device: ext4 does not use an end that is too short for a group of blocks.
+const SLACK: u64 = 4 * MIB;
+
+/// Whether a file system could have more of its device, by its superblock (ext4: kernel Documentation/filesystems/ext4,
+/// super block; XFS: fs/xfs/libxfs/xfs_format.h, `struct xfs_dsb`).
+///
+/// # Errors
+/// If the device cannot be read.
+pub fn is_smaller_than_its_device(device: &Path, fs_type: FsType) -> Result<bool, Fault> {
+    let measure = || {
+        let mut file = File::open(device)?;
+        let mut head = [0; 2048];
+        file.read_exact(&mut head)?;
+        Ok::<_, std::io::Error>((bytes_of(&head, fs_type), file.seek(SeekFrom::End(0))?))
+    };
+    let (used, size) = measure().during(|| format!("read {}", device.display()))?;
+    Ok(used.saturating_add(SLACK) <= size)
+}
+
+/// Bytes that a file system takes, by its first two kibibytes.
+fn bytes_of(head: &[u8; 2048], fs_type: FsType) -> u64 {
+    let little = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let big = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    match fs_type {
+        FsType::Ext4 => {
+            const SUPER: usize = 1024;
+            let wide = little(SUPER + 0x60) & 0x80 != 0;
+            let high = if wide { u64::from(little(SUPER + 0x150)) << 32 } else { 0 };
+            let blocks = high | u64::from(little(SUPER + 4));
+            blocks.saturating_mul(1024 << little(SUPER + 0x18).min(6))
+        }
+        FsType::Xfs => {
+            let blocks = u64::from(big(8)) << 32 | u64::from(big(12));
+            blocks.saturating_mul(u64::from(big(4)))
+        }
+    }
+}
+
 fn read(device: &Path) -> std::io::Result<Content> {
     let mut file = File::open(device)?;
     if !file.metadata()?.file_type().is_block_device() {
@@ -108,6 +146,21 @@ mod tests {
             file.set_len(size).unwrap();
             file.write_at(bytes, at).unwrap();
             assert_eq!(look(&path).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_larger_device_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        for fs_type in [FsType::Ext4, FsType::Xfs] {
+            let file = File::create(&path).unwrap();
+            file.set_len(fs_type.smallest()).unwrap();
+            super::super::make(&path, fs_type).unwrap();
+            assert!(!is_smaller_than_its_device(&path, fs_type).unwrap(), "{fs_type:?}");
+            file.set_len(fs_type.smallest() + 8 * MIB).unwrap();
+            assert!(is_smaller_than_its_device(&path, fs_type).unwrap(), "{fs_type:?}");
+            std::fs::remove_file(&path).unwrap();
         }
     }
 

@@ -5,7 +5,7 @@
 mod content;
 mod freeze;
 
-pub use content::{Content, look};
+pub use content::{Content, is_smaller_than_its_device, look};
 pub use freeze::Frozen;
 
 use crate::{

@@ -2,8 +2,8 @@
 //!
 //! A **pool** is a directory on a file system ([`pool`]). A volume in it is either a **directory**, held to its size by a project
 //! quota, or an **image**, a sparse file behind a loop device with ext4, XFS or nothing on it ([`volume`]). Directories cost
-//! nothing and use the pool's file system; images can be block devices, have their own file system, and are snapshotted as
-//! a whole.
+//! nothing and use the pool's file system; images can be block devices, have their own file system, and can be copied
+//! while in use ([`snapshot`]).
 //!
 //! A volume's record is in its directory, so both appear and vanish by one rename:
 //!
@@ -16,20 +16,23 @@
 //! <pool>/trash/<id>/                 being removed; emptied at a start
 //! ```
 
+mod copy;
 mod parameters;
 mod pool;
 mod quota;
+mod snapshot;
+mod tree;
 mod volume;
 
 use crate::{
     access::Access,
     backend::{
-        Attachment, Backend, Condition, ContentSource, Expanded, Features, NewVolume, Source, Space, Texts,
-        Volume, single_node,
+        Attachment, Backend, Condition, ContentSource, Expanded, Features, Group, Member, NewSnapshot,
+        NewVolume, Snapshot, Source, Space, Texts, Volume, single_node,
     },
     capacity::CapacityRange,
     error::{During, Fault},
-    id::{Name, Secrets, VolumeId},
+    id::{Name, Secrets, SnapshotId, VolumeId},
     loopback, mount,
     mount::OptionSet,
     node::Staged,
@@ -42,10 +45,11 @@ use cairn_contract::{
     storage::{BackendKind, StorageConfig},
 };
 use parameters::{Kind, Parameters};
-use pool::Pool;
+use pool::{Figures, Pool};
 use rustix::fs::{Mode, OFlags};
+use snapshot::{Original, SnapshotRecord};
 use std::os::fd::AsFd;
-use volume::VolumeRecord;
+use volume::{Origin, VolumeRecord};
 
 /// The backend.
 #[derive(Debug)]
@@ -68,7 +72,12 @@ const CONTROLLER: &[ControllerRpc] = &[
     ControllerRpc::CreateDeleteVolume,
     ControllerRpc::ListVolumes,
     ControllerRpc::GetCapacity,
+    ControllerRpc::CreateDeleteSnapshot,
+    ControllerRpc::ListSnapshots,
+    ControllerRpc::GetSnapshot,
+    ControllerRpc::CloneVolume,
     ControllerRpc::ExpandVolume,
+    ControllerRpc::ModifyVolume,
     ControllerRpc::VolumeCondition,
     ControllerRpc::GetVolume,
     ControllerRpc::SingleNodeMultiWriter,
@@ -103,7 +112,50 @@ impl Local {
     /// A volume and the pool it is in.
     fn find(&self, id: &VolumeId) -> Result<(&Pool, VolumeRecord), Fault> {
         let found = self.pools.iter().find_map(|pool| Some((pool, pool.volumes.get(id.as_str())?)));
-        found.ok_or_else(|| Fault::NotFound(format!("there is no volume {id} on node {}", self.node)))
+        found.ok_or_else(|| volume::missing(id.as_str(), &self.node))
+    }
+
+    fn find_snapshot(&self, id: &SnapshotId) -> Result<(&Pool, SnapshotRecord), Fault> {
+        let found = self.pools.iter().find_map(|pool| Some((pool, pool.snapshots.get(id.as_str())?)));
+        found.ok_or_else(|| volume::missing(id.as_str(), &self.node))
+    }
+
+    /// What a volume in `pool` is to be made from.
+    fn origin(&self, wanted: &NewVolume, pool: &Pool) -> Result<Option<Origin>, Fault> {
+        Ok(match &wanted.source {
+            None => None,
+            Some(ContentSource::Snapshot(id)) => {
+                let (found_in, held) = self.find_snapshot(id)?;
+                let name = if held.kind == Kind::Image { "image" } else { "data" };
+                Some(Origin {
+                    data: found_in.snapshot_directory(id).join(name),
+                    bytes: held.bytes,
+                    kind: held.kind,
+                    fs_type: held.fs_type,
+                    encryption: held.encryption,
+                    volume: None,
+                    same_pool: found_in.name == pool.name,
+                })
+            }
+            Some(ContentSource::Volume(id)) => {
+                let (found_in, held) = self.find(id)?;
+                Some(Origin {
+                    data: found_in.data(&held),
+                    bytes: held.bytes,
+                    kind: held.kind,
+                    fs_type: held.fs_type,
+                    encryption: held.encryption.clone(),
+                    volume: Some(Original { held, staged: wanted.source_staged.clone() }),
+                    same_pool: found_in.name == pool.name,
+                })
+            }
+        })
+    }
+
+    fn group_records(&self, id: &SnapshotId) -> Vec<(&Pool, SnapshotRecord)> {
+        let all =
+            self.pools.iter().flat_map(|pool| pool.snapshots.all().into_iter().map(move |held| (pool, held)));
+        all.filter(|(_, held)| held.group.as_ref().is_some_and(|group| group.id == *id)).collect()
     }
 }
 
@@ -116,7 +168,7 @@ impl Backend for Local {
         Features {
             controller: CONTROLLER,
             node: NODE,
-            groups: false,
+            groups: true,
             topology: true,
             options: OptionSet::FILE_SYSTEM,
             ephemeral: true,
@@ -134,13 +186,13 @@ impl Backend for Local {
     fn create(&self, wanted: &NewVolume) -> Result<Volume, Fault> {
         let parameters = Parameters::parse(&wanted.parameters, &wanted.access)?;
         let pool = self.pool(parameters.pool.as_deref())?;
-        let id = volume::id(&self.node, &wanted.name)?;
+        let id = VolumeId::parse(&volume::id("vol", &self.node, &[wanted.name.as_str()]))?;
         if let Ok((held_in, held)) = self.find(&id) {
-            return held
-                .is_what(wanted, &parameters, held_in.name == pool.name)
-                .map(|()| held_in.describe(&held));
+            held.is_what(wanted, &parameters, held_in.name == pool.name)?;
+            return Ok(held_in.describe(&held));
         }
-        let made = pool.create(id, wanted, &parameters, false)?;
+        let origin = self.origin(wanted, pool)?;
+        let made = pool.create(id, wanted, &parameters, origin, false)?;
         Ok(pool.describe(&made))
     }
 
@@ -174,6 +226,90 @@ impl Backend for Local {
     fn expand(&self, id: &VolumeId, range: CapacityRange) -> Result<Expanded, Fault> {
         let (pool, held) = self.find(id)?;
         pool.expand(held, range)
+    }
+
+    fn modify(&self, id: &VolumeId, parameters: &Texts) -> Result<(), Fault> {
+        let (pool, held) = self.find(id)?;
+        pool.modify(held, parameters::files(parameters)?)
+    }
+
+    fn snapshot(&self, wanted: &NewSnapshot) -> Result<Snapshot, Fault> {
+        parameters::none(&wanted.parameters)?;
+        let id = SnapshotId::parse(&volume::id("snap", &self.node, &[wanted.name.as_str()]))?;
+        if let Ok((_, held)) = self.find_snapshot(&id) {
+            if held.source == wanted.source {
+                return Ok(held.describe());
+            }
+            return Err(Fault::AlreadyExists(format!(
+                "the snapshot named {} is there already, of another volume ({})",
+                wanted.name, held.source
+            )));
+        }
+        let (pool, held) = self.find(&wanted.source)?;
+        let original = Original { held, staged: wanted.staged.clone() };
+        let made = pool.snapshot(vec![(id, wanted.name.clone(), original)], None)?;
+        made.first()
+            .map(SnapshotRecord::describe)
+            .ok_or_else(|| volume::missing(wanted.source.as_str(), &self.node))
+    }
+
+    fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Fault> {
+        match self.find_snapshot(id) {
+            Err(Fault::NotFound(_)) => Ok(()),
+            Err(fault) => Err(fault),
+            Ok((_, SnapshotRecord { group: Some(group), .. })) => {
+                Err(Fault::Invalid(format!("{id} is part of {} and goes with that", group.id)))
+            }
+            Ok((pool, held)) => pool.delete_snapshot(&held),
+        }
+    }
+
+    fn snapshots(&self) -> Result<Vec<Snapshot>, Fault> {
+        let all = self.pools.iter().flat_map(|pool| pool.snapshots.all());
+        let mut all: Vec<Snapshot> = all.map(|held| held.describe()).collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(all)
+    }
+
+    fn group(&self, name: &Name, members: &[Member], parameters: &Texts) -> Result<Group, Fault> {
+        parameters::none(parameters)?;
+        let id = SnapshotId::parse(&volume::id("group", &self.node, &[name.as_str()]))?;
+        let held: Vec<SnapshotRecord> = self.group_records(&id).into_iter().map(|(_, held)| held).collect();
+        if !held.is_empty() {
+            let same = held.len() == members.len()
+                && members.iter().all(|(member, _)| held.iter().any(|held| held.source == *member));
+            return if same {
+                Ok(Group::of(id, &held))
+            } else {
+                Err(Fault::AlreadyExists(format!(
+                    "the group named {name} is there already, of other volumes"
+                )))
+            };
+        }
+        let mut wanted = Vec::new();
+        let mut pools: Vec<&Pool> = Vec::new();
+        for (member, staged) in members {
+            let (pool, held) = self.find(member)?;
+            let snapshot = volume::id("snap", &self.node, &[name.as_str(), member.as_str()]);
+            wanted.push((
+                SnapshotId::parse(&snapshot)?,
+                name.clone(),
+                Original { held, staged: staged.clone() },
+            ));
+            pools.push(pool);
+        }
+        match pools.as_slice() {
+            [pool, rest @ ..] if rest.iter().all(|other| other.name == pool.name) => {
+                pool.snapshot(wanted, Some(&id)).map(|made| Group::of(id, &made))
+            }
+            _ => {
+                Err(Fault::Precondition("volumes of several pools cannot be snapshotted together".to_owned()))
+            }
+        }
+    }
+
+    fn delete_group(&self, id: &SnapshotId) -> Result<(), Fault> {
+        self.group_records(id).into_iter().try_for_each(|(pool, held)| pool.delete_snapshot(&held))
     }
 
     fn attach(&self, wanted: &Attachment<'_>) -> Result<Source, Fault> {
@@ -236,18 +372,34 @@ impl Backend for Local {
             parameters,
             mutable: Texts::new(),
             secrets: Secrets::default(),
-            source: None::<ContentSource>,
+            source: None,
+            source_staged: None,
         };
         let parameters = Parameters::parse(&wanted.parameters, &wanted.access)?;
         let pool = self.pool(parameters.pool.as_deref())?;
         match self.find(id) {
             Ok((_, held)) if held.ephemeral => Ok(()),
             Ok(_) => Err(Fault::AlreadyExists(format!("{id} is a volume that is not inline"))),
-            Err(_) => pool.create(id.clone(), &wanted, &parameters, true).map(drop),
+            Err(_) => pool.create(id.clone(), &wanted, &parameters, None, true).map(drop),
         }
     }
 
     fn render(&self, text: &mut String) {
-        self.pools.iter().for_each(|pool| pool.render(text));
+        use std::fmt::Write;
+        let pools: Vec<(&str, Figures)> =
+            self.pools.iter().map(|pool| (pool.name.as_str(), pool.figures())).collect();
+        let metrics: [(&str, fn(&Figures) -> u64); 4] = [
+            ("volumes", |figures| figures.volumes),
+            ("snapshots", |figures| figures.snapshots),
+            ("promised_bytes", |figures| figures.promised),
+            ("available_bytes", |figures| figures.available),
+        ];
+        for (metric, value) in metrics {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# TYPE cairn_csi_pool_{metric} gauge");
+            for (name, figures) in &pools {
+                let _ = writeln!(text, "cairn_csi_pool_{metric}{{pool=\"{name}\"}} {}", value(figures));
+            }
+        }
     }
 }

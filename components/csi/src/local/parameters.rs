@@ -35,28 +35,33 @@ pub(super) struct Parameters {
     pub(super) kind: Kind,
     /// `None`: the first one.
     pub(super) pool: Option<String>,
-    /// As which an image is formatted when it is made; `None`: not then.
+    /// The file system that was asked for by name.
     pub(super) fs_type: Option<FsType>,
+    /// An image gets its file system when it is made.
+    pub(super) formatted: bool,
     /// As the driver's encryption wants it.
     pub(super) encryption: Option<String>,
 }
 
 /// The kind: `directory` or `image`. Left out, block volumes are images and others directories.
 const TYPE: &str = "type";
+/// The file system of images: `ext4` or `xfs`. A capability's `fs_type` says the same.
+const FS_TYPE: &str = "fsType";
 /// The pool's name.
 const POOL: &str = "pool";
+/// Mutable: files that a directory volume may have.
+pub(super) const FILES: &str = "files";
 /// Inline volumes: the size, in bytes or with a suffix as Kubernetes writes quantities.
 const SIZE: &str = "size";
 
 impl Parameters {
     /// Checks parameters, for a volume that is to be used in all the ways of `access`.
     pub(super) fn parse(parameters: &Texts, access: &[Access]) -> Result<Self, Fault> {
-        if let Some(key) =
-            parameters.keys().find(|key| ![TYPE, POOL, encryption::PARAMETER].contains(&key.as_str()))
-        {
+        const KNOWN: [&str; 4] = [TYPE, FS_TYPE, POOL, encryption::PARAMETER];
+        if let Some(key) = parameters.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(Fault::Invalid(format!(
-                "there is no parameter {key:?} for local volumes; there are {TYPE}, {POOL} and {}",
-                encryption::PARAMETER
+                "there is no parameter {key:?} for local volumes; there are {}",
+                KNOWN.join(", ")
             )));
         }
         let block = access.iter().any(|access| access.kind == AccessType::Block);
@@ -77,17 +82,17 @@ impl Parameters {
             )));
         }
         let mounts: Vec<_> = access.iter().filter_map(Access::mount).collect();
-        let mut named = mounts.iter().filter_map(|mount| mount.fs_type);
+        let named = parameters.get(FS_TYPE).map(|name| {
+            FsType::parse(name)
+                .ok_or_else(|| Fault::Invalid(format!("{FS_TYPE} {name:?} is not one of ext4 and xfs")))
+        });
+        let mut named = named.transpose()?.into_iter().chain(mounts.iter().filter_map(|mount| mount.fs_type));
         let fs_type = named.next();
         if named.any(|other| Some(other) != fs_type) {
             return Err(Fault::Invalid("one volume cannot have two file systems".to_owned()));
         }
         let formatted = kind == Kind::Image && !mounts.is_empty() && encryption.is_none();
-        let fs_type = match kind {
-            Kind::Image => formatted.then(|| fs_type.unwrap_or(FsType::Ext4)),
-            Kind::Directory => fs_type,
-        };
-        Ok(Self { kind, pool: parameters.get(POOL).cloned(), fs_type, encryption })
+        Ok(Self { kind, pool: parameters.get(POOL).cloned(), fs_type, formatted, encryption })
     }
 }
 
@@ -97,6 +102,28 @@ pub(super) fn ephemeral(context: &Texts) -> Result<(CapacityRange, Texts), Fault
     let mut parameters: Texts = own.map(|(key, value)| (key.clone(), value.clone())).collect();
     let required = parameters.remove(SIZE).map(|text| quantity(&text)).transpose()?;
     Ok((CapacityRange { required, limit: None }, parameters))
+}
+
+/// Parameters that may change later, as a VolumeAttributesClass has them: how many files a directory may have, if said.
+pub(super) fn files(parameters: &Texts) -> Result<Option<u64>, Fault> {
+    if let Some(key) = parameters.keys().find(|key| *key != FILES) {
+        return Err(Fault::Invalid(format!(
+            "local volumes have no mutable parameter {key:?}; there is {FILES}"
+        )));
+    }
+    let Some(text) = parameters.get(FILES) else { return Ok(None) };
+    match text.parse::<u64>() {
+        Ok(number) if number > 0 => Ok(Some(number)),
+        _ => Err(Fault::Invalid(format!("{FILES} {text:?} is no number of files"))),
+    }
+}
+
+/// Refuses parameters where there are none, as for snapshots.
+pub(super) fn none(parameters: &Texts) -> Result<(), Fault> {
+    match parameters.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(Fault::Invalid(format!("local snapshots have no parameter {key:?}"))),
+    }
 }
 
 /// Bytes, as Kubernetes writes quantities: `1073741824`, `1Gi`, `500M`.
@@ -138,22 +165,28 @@ mod tests {
     #[test]
     fn the_kind_follows_from_the_use() {
         let kind = |pairs: &[_], access: &[Access]| {
-            Parameters::parse(&texts(pairs), access).map(|held| (held.kind, held.fs_type))
+            Parameters::parse(&texts(pairs), access).map(|held| (held.kind, held.fs_type, held.formatted))
         };
-        assert_eq!(kind(&[], &mount(None)).unwrap(), (Kind::Directory, None));
-        assert_eq!(kind(&[], &access(AccessType::Block)).unwrap(), (Kind::Image, None));
-        assert_eq!(kind(&[("type", "image")], &mount(None)).unwrap(), (Kind::Image, Some(FsType::Ext4)));
-        assert_eq!(
-            kind(&[("type", "image")], &mount(Some(FsType::Xfs))).unwrap(),
-            (Kind::Image, Some(FsType::Xfs))
-        );
-        assert_eq!(kind(&[("encryption", "luks2")], &mount(None)).unwrap(), (Kind::Image, None));
+        let (ext4, xfs) = (Some(FsType::Ext4), Some(FsType::Xfs));
+        for (pairs, access, expected) in [
+            (&[][..], mount(None), (Kind::Directory, None, false)),
+            (&[], access(AccessType::Block), (Kind::Image, None, false)),
+            (&[("type", "image")], mount(None), (Kind::Image, None, true)),
+            (&[("type", "image")], mount(xfs), (Kind::Image, xfs, true)),
+            (&[("type", "image"), ("fsType", "ext4")], mount(None), (Kind::Image, ext4, true)),
+            (&[("type", "image"), ("fsType", "ext4")], mount(ext4), (Kind::Image, ext4, true)),
+            (&[("encryption", "luks2")], mount(None), (Kind::Image, None, false)),
+        ] {
+            assert_eq!(kind(pairs, &access).unwrap(), expected, "{pairs:?}");
+        }
         for (pairs, access) in [
             (&[("type", "directory")][..], access(AccessType::Block)),
             (&[("type", "directory"), ("encryption", "luks2")], mount(None)),
             (&[("type", "tape")], mount(None)),
             (&[("tpye", "image")], mount(None)),
-            (&[("type", "image")], [mount(Some(FsType::Xfs)), mount(Some(FsType::Ext4))].concat()),
+            (&[("fsType", "ntfs")], mount(None)),
+            (&[("fsType", "ext4")], mount(xfs)),
+            (&[("type", "image")], [mount(xfs), mount(ext4)].concat()),
         ] {
             assert!(matches!(kind(pairs, &access), Err(Fault::Invalid(_))), "{pairs:?}");
         }

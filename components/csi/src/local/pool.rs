@@ -3,6 +3,7 @@
 use super::{
     parameters::{Kind, Parameters},
     quota,
+    snapshot::SnapshotRecord,
     volume::{VolumeRecord, smallest},
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 };
 use cairn_contract::storage::{self, Quota};
 use cairn_daemon::record;
+use serde::de::DeserializeOwned;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -40,6 +42,7 @@ pub(super) struct Pool {
     pub(super) quota: Quota,
     limit: Option<u64>,
     pub(super) volumes: Held<VolumeRecord>,
+    pub(super) snapshots: Held<SnapshotRecord>,
     /// Bytes promised to what is being made, by identifier.
     reserved: Mutex<BTreeMap<String, u64>>,
     /// Projects in use.
@@ -72,6 +75,15 @@ impl<T: Clone> Held<T> {
     }
 }
 
+/// What a pool's metrics tell.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Figures {
+    pub(super) volumes: u64,
+    pub(super) snapshots: u64,
+    pub(super) promised: u64,
+    pub(super) available: u64,
+}
+
 /// Bytes promised to something that is being made; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Reserved<'pool> {
@@ -95,41 +107,58 @@ impl Pool {
             let path = config.path.join(part);
             fs::create_dir_all(&path).during(|| format!("make {} (pool {})", path.display(), config.name))?;
         }
+        // /sys names the files behind loop devices without links on the way.
+        let path = config.path.canonicalize().during(|| format!("look at {}", config.path.display()))?;
         let pool = Self {
             name: config.name.clone(),
-            path: config.path.clone(),
+            path,
             quota: config.quota,
             limit: config.limit_bytes,
             volumes: Held(Mutex::default()),
+            snapshots: Held(Mutex::default()),
             reserved: Mutex::default(),
             projects: Mutex::default(),
         };
-        pool.read_volumes()?;
-        if config.quota == Quota::Enforced && !quota::is_enforced(&config.path)? {
-            return Err(Fault::Precondition(format!(
-                "pool {}: the file system of {} does not enforce project quotas. Mount it with prjquota (ext4 needs the \
-                 features `project` and `quota`), or set quota = \"off\" and directory volumes are not held to their size",
-                config.name,
-                config.path.display()
-            )));
+        for held in pool.read::<VolumeRecord>("volumes", "volume.json")? {
+            pool.projects().extend(held.project);
+            pool.volumes.insert(held.id.as_str(), held.clone());
+        }
+        for held in pool.read::<SnapshotRecord>("snapshots", "snapshot.json")? {
+            pool.snapshots.insert(held.id.as_str(), held.clone());
+        }
+        // Everything else can be served without.
+        if let Err(fault) = pool.enforced() {
+            tracing::error!("{fault}");
         }
         Ok(pool)
     }
 
-    fn read_volumes(&self) -> Result<(), Fault> {
-        let directory = self.path.join("volumes");
+    /// Refuses what needs quotas where there are none. They are switched on here if the file system only counts.
+    fn enforced(&self) -> Result<(), Fault> {
+        if self.quota == Quota::Off || quota::is_enforced(&self.path)? || quota::enforce(&self.path)? {
+            return Ok(());
+        }
+        Err(Fault::Precondition(format!(
+            "pool {}: the file system of {} has no project quotas, so no directory volume is made. XFS is mounted with \
+             prjquota, ext4 made with the features `project` and `quota`; or set quota = \"off\", and directory volumes \
+             are not held to their size",
+            self.name,
+            self.path.display()
+        )))
+    }
+
+    /// The records of one part.
+    fn read<T: DeserializeOwned>(&self, part: &str, record: &str) -> Result<Vec<T>, Fault> {
+        let directory = self.path.join(part);
+        let mut found = Vec::new();
         for entry in fs::read_dir(&directory).during(|| format!("read {}", directory.display()))? {
-            let path = entry.during(|| format!("read {}", directory.display()))?.path().join("volume.json");
-            let loaded = record::load::<VolumeRecord>(&path);
-            match loaded.during(|| format!("read the record {}", path.display()))? {
-                Some(held) => {
-                    self.projects().extend(held.project);
-                    self.volumes.insert(held.id.as_str(), held.clone());
-                }
-                None => tracing::warn!(path = %path.display(), "not a volume; left alone"),
+            let path = entry.during(|| format!("read {}", directory.display()))?.path().join(record);
+            match record::load(&path).during(|| format!("read the record {}", path.display()))? {
+                Some(held) => found.push(held),
+                None => tracing::warn!(path = %path.display(), "no record is there; left alone"),
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Removes what a crash left half-made.
@@ -157,10 +186,20 @@ impl Pool {
                 remove_all(&path)?;
             }
         }
+        // A group of snapshots is whole or not at all.
+        let snapshots = self.snapshots.all();
+        for held in snapshots.iter().filter(|held| !held.is_whole(&snapshots)) {
+            tracing::info!(snapshot = %held.id, "part of a group that is not whole: removed");
+            self.delete_snapshot(held)?;
+        }
         // A quota that was changed without its record, or the other way round.
         for held in self.volumes.all() {
             match held.kind {
-                Kind::Directory => self.limit_again(&held)?,
+                Kind::Directory => {
+                    if let Err(fault) = self.limit_again(&held) {
+                        tracing::error!(volume = %held.id, "not held to its size: {fault}");
+                    }
+                }
                 Kind::Image => {
                     let image = self.image(&held.id);
                     if fs::metadata(&image).is_ok_and(|seen| seen.len() < held.bytes) {
@@ -247,10 +286,11 @@ impl Pool {
     }
 
     /// Holds a new directory to a size, if the pool does that; the project it got for it.
-    pub(super) fn limit_new(&self, files: &Path, bytes: u64) -> Result<Option<u32>, Fault> {
+    pub(super) fn limit_new(&self, files: &Path, made: &VolumeRecord) -> Result<Option<u32>, Fault> {
         if self.quota == Quota::Off {
             return Ok(None);
         }
+        self.enforced()?;
         let project = {
             let mut projects = self.projects();
             let free = (FIRST_PROJECT..).find(|project| !projects.contains(project));
@@ -258,7 +298,8 @@ impl Pool {
             projects.insert(free);
             free
         };
-        let limited = quota::limit(files, project, bytes).and_then(|()| quota::join(files, project));
+        let limited =
+            quota::limit(files, project, Some(limits(made))).and_then(|()| quota::join(files, project));
         if limited.is_err() {
             self.projects().remove(&project);
         }
@@ -268,7 +309,9 @@ impl Pool {
     /// Holds a volume's directory to the size that its record says.
     pub(super) fn limit_again(&self, held: &VolumeRecord) -> Result<(), Fault> {
         match held.project {
-            Some(project) if self.quota == Quota::Enforced => quota::limit(&self.path, project, held.bytes),
+            Some(project) if self.quota == Quota::Enforced => {
+                quota::limit(&self.path, project, Some(limits(held)))
+            }
             _ => Ok(()),
         }
     }
@@ -276,7 +319,7 @@ impl Pool {
     fn release(&self, project: Option<u32>) -> Result<(), Fault> {
         let Some(project) = project else { return Ok(()) };
         if self.quota == Quota::Enforced {
-            quota::limit(&self.path, project, 0)?;
+            quota::limit(&self.path, project, None)?;
         }
         self.projects().remove(&project);
         Ok(())
@@ -299,16 +342,19 @@ impl Pool {
 
     /// Bytes promised to what is there.
     pub(super) fn promised(&self) -> u64 {
-        self.volumes.all().iter().map(|held| held.bytes).sum()
+        let volumes = self.volumes.all().iter().map(|held| held.bytes).sum::<u64>();
+        volumes + self.snapshots.all().iter().map(|held| held.allocated).sum::<u64>()
     }
 
     /// Bytes that can still be promised: what is free, less what was promised and is not used yet.
     fn available(&self) -> Result<u64, Fault> {
         let held = rustix::fs::statvfs(&self.path).during(|| format!("measure {}", self.path.display()))?;
         let free = held.f_bavail.saturating_mul(held.f_frsize);
-        let outstanding: u64 =
-            self.volumes.all().iter().map(|held| held.bytes.saturating_sub(self.used(held))).sum();
-        let by_disk = free.saturating_sub(outstanding);
+        let volumes = self.volumes.all();
+        let volumes: u64 = volumes.iter().map(|held| held.bytes.saturating_sub(self.used(held))).sum();
+        let snapshots = self.snapshots.all();
+        let snapshots: u64 = snapshots.iter().map(SnapshotRecord::outstanding).sum();
+        let by_disk = free.saturating_sub(volumes + snapshots);
         let by_limit = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.promised()));
         Ok(by_disk.min(by_limit))
     }
@@ -317,11 +363,16 @@ impl Pool {
     /// another volume, counts as not given: so less is promised, never more than there is.
     fn used(&self, held: &VolumeRecord) -> u64 {
         match (held.kind, held.project) {
-            _ if held.source.is_some() => 0,
+            _ if held.shares => 0,
             (Kind::Image, _) => fs::metadata(self.image(&held.id)).map_or(0, |seen| seen.blocks() * 512),
-            (Kind::Directory, Some(project)) => quota::used(&self.path, project).unwrap_or(0),
-            (Kind::Directory, None) => 0,
+            (Kind::Directory, _) => self.used_by_project(held).unwrap_or(0),
         }
+    }
+
+    /// Bytes that a directory has by its quota's count, if the pool keeps one.
+    pub(super) fn used_by_project(&self, held: &VolumeRecord) -> Option<u64> {
+        let project = held.project.filter(|_| self.quota == Quota::Enforced)?;
+        quota::used(&self.path, project).ok()
     }
 
     /// Room for volumes with these parameters.
@@ -332,20 +383,19 @@ impl Pool {
         Ok(Space { available, largest: available / unit * unit, smallest: smallest(parameters) })
     }
 
-    /// Adds its figures in Prometheus' text format.
-    pub(super) fn render(&self, text: &mut String) {
-        use std::fmt::Write;
-        let (name, available) = (&self.name, self.available().unwrap_or(0));
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "# TYPE cairn_csi_pool_volumes gauge\ncairn_csi_pool_volumes{{pool=\"{name}\"}} {}\n\
-             # TYPE cairn_csi_pool_promised_bytes gauge\ncairn_csi_pool_promised_bytes{{pool=\"{name}\"}} {}\n\
-             # TYPE cairn_csi_pool_available_bytes gauge\ncairn_csi_pool_available_bytes{{pool=\"{name}\"}} {available}\n",
-            self.volumes.all().len(),
-            self.promised(),
-        );
+    pub(super) fn figures(&self) -> Figures {
+        Figures {
+            volumes: self.volumes.all().len() as u64,
+            snapshots: self.snapshots.all().len() as u64,
+            promised: self.promised(),
+            available: self.available().unwrap_or(0),
+        }
     }
+}
+
+/// Bytes and files that a volume may have.
+fn limits(held: &VolumeRecord) -> quota::Limit {
+    quota::Limit { bytes: held.bytes, files: held.files }
 }
 
 /// Removes a directory or file with all in it; none is fine. Links in it are removed, not followed.

@@ -45,6 +45,8 @@ const PROJECT_ENFORCED: u16 = 1 << 5;
 
 const GET_QUOTA: u32 = 0x80_0007;
 const SET_QUOTA: u32 = 0x80_0008;
+/// Q_XQUOTAON.
+const SWITCH_ON: u32 = ((b'X' as u32) << 8) + 1;
 const GET_STATE: u32 = ((b'X' as u32) << 8) + 8;
 const PROJECT: u32 = 2;
 
@@ -126,6 +128,26 @@ pub(super) fn is_enforced(directory: &Path) -> Result<bool, Fault> {
     }
 }
 
+/// Has the file system hold projects to their limits, if it counts what they use: ext4 with the features `project` and
+/// `quota` counts however it was mounted. Whether it does so now.
+pub(super) fn enforce(directory: &Path) -> Result<bool, Fault> {
+    let mut flags = u32::from(PROJECT_ENFORCED);
+    match control(directory, SWITCH_ON, 0, &mut flags) {
+        Ok(()) => is_enforced(directory),
+        Err(Fault::Io { source, .. })
+            if matches!(
+                source.raw_os_error(),
+                Some(
+                    libc::ENOSYS | libc::EOPNOTSUPP | libc::ESRCH | libc::EINVAL | libc::EBUSY | libc::EEXIST
+                )
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
 /// Gives a directory that is empty to a project: what is made in it counts for that.
 pub(super) fn join(directory: &Path, project: u32) -> Result<(), Fault> {
     let opened = open(directory)?;
@@ -138,9 +160,20 @@ pub(super) fn join(directory: &Path, project: u32) -> Result<(), Fault> {
     unsafe { ioctl(&opened, Setter::<SET, Attributes>::new(attributes)) }.during(what)
 }
 
-/// Lets a project have so many bytes, and files in proportion; 0 is no limit.
-pub(super) fn limit(directory: &Path, project: u32, bytes: u64) -> Result<(), Fault> {
-    let files = if bytes == 0 { 0 } else { (bytes / BYTES_PER_FILE).max(FEWEST_FILES) };
+/// What a project may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) bytes: u64,
+    /// `None`: in proportion to the bytes.
+    pub(super) files: Option<u64>,
+}
+
+/// Holds a project to a limit, or to none.
+pub(super) fn limit(directory: &Path, project: u32, limit: Option<Limit>) -> Result<(), Fault> {
+    // To the kernel 0 is no limit.
+    let (bytes, files) = limit.map_or((0, 0), |limit| {
+        (limit.bytes, limit.files.unwrap_or((limit.bytes / BYTES_PER_FILE).max(FEWEST_FILES)))
+    });
     let mut limits = Limits {
         block_hard: bytes.div_ceil(BLOCK),
         block_soft: bytes.div_ceil(BLOCK),

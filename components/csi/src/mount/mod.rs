@@ -92,6 +92,7 @@ pub fn of_device(
 ) -> Result<Tree, Fault> {
     let mut attributes = options.attributes() | MountAttrFlags::MOUNT_ATTR_NODEV;
     let mut settings: Vec<(&str, Option<&str>)> = options.settings().collect();
+    let has_settings = !settings.is_empty();
     if read_only {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
         settings.push(("ro", None));
@@ -113,9 +114,13 @@ pub fn of_device(
         fsconfig_create(&context)?;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     })();
-    made.map(Tree).map_err(|error: Errno| Fault::Io {
-        what: format!("mount {} as {}{}", device.display(), fs_type.name(), explanation(&context)),
-        source: error.into(),
+    made.map(Tree).map_err(|error: Errno| {
+        let what = format!("mount {} as {}{}", device.display(), fs_type.name(), explanation(&context));
+        match error {
+            // With a file system that is whole, it is an option that the kernel does not like.
+            Errno::INVAL if has_settings => Fault::Invalid(format!("{what}: {error}")),
+            error => Fault::Io { what, source: error.into() },
+        }
     })
 }
 

@@ -94,6 +94,12 @@ impl Driver {
         let tree = mount::of_device(&device, fs_type, &held.options, access.is_read_only())?;
         give(&tree, access)?;
         attach(tree)?;
+        // A volume made from a smaller one, or expanded while nobody had it.
+        if let (Some(path), false) = (&wanted.path, access.is_read_only())
+            && filesystem::is_smaller_than_its_device(&device, fs_type)?
+        {
+            filesystem::grow(&device, fs_type, path)?;
+        }
         Ok(Made::FileSystem { device, fs_type })
     }
 

@@ -34,34 +34,80 @@ pub fn has_program(name: &str) -> bool {
     ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(name).exists())
 }
 
+/// Where a lab's pool is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pools {
+    /// On the temporary directory's file system, whatever that is.
+    Plain,
+    /// On XFS of its own, which shares blocks: the driver makes and mounts it.
+    Xfs,
+    /// The same, with quotas.
+    XfsQuota,
+    /// On ext4 of its own with quotas, mounted by somebody else.
+    Ext4Quota,
+}
+
+/// A small generator (splitmix64): a run is repeated by its seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit
+    }
+}
+
+/// A number from the environment.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
 pub struct Lab {
     pub base: tempfile::TempDir,
+    pub pools: Pools,
     daemon: Option<Child>,
 }
 
 impl Lab {
-    /// With a pool on the temporary directory's file system, which enforces nothing.
     pub fn new() -> Self {
-        Self::with("")
+        Self::with_pools(Pools::Plain, "")
     }
 
-    /// With more lines of configuration.
-    pub fn with(more: &str) -> Self {
+    /// A pool, with more lines about it.
+    pub fn with_pools(pools: Pools, more: &str) -> Self {
         let base = tempfile::Builder::new().prefix("csi").tempdir().unwrap();
         let root = base.path().display();
-        let pools = if more.contains("[[pools]]") {
-            String::new()
-        } else {
-            format!("[[pools]]\nname = 'disk'\npath = '{root}/pool'\nquota = 'off'\n")
+        let device = (pools != Pools::Plain).then(|| {
+            let image = base.path().join("disk.img");
+            fs::File::create(&image).unwrap().set_len(4 << 30).unwrap();
+            cairn_csi::loopback::attach(&image, false).unwrap()
+        });
+        let disk = match (pools, &device) {
+            (Pools::Xfs | Pools::XfsQuota, Some(device)) => format!("device = '{}'", device.display()),
+            (Pools::Ext4Quota, Some(device)) => {
+                let pool = base.path().join("pool");
+                fs::create_dir(&pool).unwrap();
+                let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+                run(Command::new("mkfs.ext4")
+                    .args(["-q", "-O", "quota,project", "-E", "quotatype=prjquota"])
+                    .arg(device));
+                run(Command::new("mount").arg(device).arg(pool));
+                String::new()
+            }
+            _ => String::new(),
         };
+        let quota = if matches!(pools, Pools::XfsQuota | Pools::Ext4Quota) { "enforced" } else { "off" };
         let config = format!(
             "node = 'node-1'\nstate = '{root}/state'\nrun = '{root}/run'\ntarget_roots = ['{root}/kubelet']\n\
-             plugins_registry = '{root}/kubelet/plugins_registry'\n{}\n{pools}",
-            more.replace("{root}", &root.to_string())
+             plugins_registry = '{root}/kubelet/plugins_registry'\n\
+             [[pools]]\nname = 'disk'\npath = '{root}/pool'\nquota = '{quota}'\n{disk}\n{more}\n"
         );
         fs::write(base.path().join("csi.toml"), config).unwrap();
         fs::create_dir_all(base.path().join("kubelet/pods")).unwrap();
-        Self { base, daemon: None }
+        Self { base, pools, daemon: None }
     }
 
     pub fn root(&self) -> &Path {
@@ -135,11 +181,14 @@ impl Lab {
     pub fn leaks(&self) -> Vec<String> {
         let base = self.root().display().to_string();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mut found: Vec<String> =
-            mounts.lines().filter(|line| line.contains(&base)).map(str::to_owned).collect();
+        let mut found: Vec<String> = mounts
+            .lines()
+            .filter(|line| line.contains(&base) && !line.contains(&format!("{base}/pool ")))
+            .map(str::to_owned)
+            .collect();
         for entry in fs::read_dir("/sys/block").unwrap().flatten() {
             let file = fs::read_to_string(entry.path().join("loop/backing_file")).unwrap_or_default();
-            if file.contains(&base) {
+            if file.contains(&base) && !file.ends_with("/disk.img\n") {
                 found.push(format!("{}: {}", entry.path().display(), file.trim()));
             }
         }
