@@ -2,8 +2,18 @@
 
 /// CRI v1, RuntimeService and ImageService; root's alone.
 pub const CRI_SOCKET: &str = "/run/cairn/cri.sock";
-/// The CSI driver.
-pub const CSI_SOCKET: &str = "/run/cairn/csi.sock";
+/// The CSI drivers' configuration, [`crate::storage::StorageConfig`]; written by the builder.
+pub const CSI_CONFIG: &str = "/etc/cairn/csi.toml";
+/// The CSI drivers' sockets, `<backend>.sock`, and what they lose at a reboot: records of what is mounted where.
+pub const CSI_RUN: &str = "/run/cairn/csi";
+/// What the CSI drivers keep.
+pub const CSI_STATE: &str = "/var/lib/cairn/csi";
+/// Local volumes on the state disk.
+pub const CSI_POOL: &str = "/var/lib/cairn/volumes";
+/// The kubelet's directory: volumes are mounted below it.
+pub const KUBELET_STATE: &str = "/var/lib/kubelet";
+/// Where the kubelet looks for the sockets of plugins that register.
+pub const PLUGINS_REGISTRY: &str = "/var/lib/kubelet/plugins_registry";
 /// What the runtime loses at a reboot: shim sockets, pinned namespaces, mounts.
 pub const CRI_RUN: &str = "/run/cairn/cri";
 /// What the runtime keeps: content, layers, records of sandboxes and containers.

@@ -1,79 +1,12 @@
-//! The configuration file: read with errors that say where, why and what to do, and printed with what each key means.
+//! The configuration file's form: every key and what it means.
 
-use cairn_contract::runtime::RuntimeConfig;
-use std::{
-    fmt::Write,
-    path::{Path, PathBuf},
-};
+use cairn_daemon::config::{Form, Key};
 
-/// A configuration that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {source}. Name another with --config, or print one with `cairn-cri config default`")]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not a configuration.
-    #[error("{path}:{line}:{column}: {reason}")]
-    Invalid {
-        /// Which file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What is wrong there, and what would be right.
-        reason: String,
-    },
-}
-
-/// Reads a configuration.
-///
-/// # Errors
-/// Where in the file, what is wrong, and the key that was probably meant.
-pub fn parse(path: &Path, text: &str) -> Result<RuntimeConfig, ConfigError> {
-    toml::from_str(text).map_err(|error: toml::de::Error| {
-        let start = error.span().map_or(0, |span| span.start).min(text.len());
-        let before = text.get(..start).unwrap_or_default();
-        ConfigError::Invalid {
-            path: path.to_path_buf(),
-            line: before.matches('\n').count() + 1,
-            column: before.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
-            reason: reason(error.message(), key_at(text, start)),
-        }
-    })
-}
-
-/// The key of the line that `at` is in.
-fn key_at(text: &str, at: usize) -> &str {
-    let begin = text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
-    let line = text.get(begin..).unwrap_or_default().lines().next().unwrap_or_default();
-    line.split_once('=').map_or("", |(key, _)| key.trim())
-}
-
-fn reason(message: &str, key: &str) -> String {
-    let keys = KEYS.iter().map(|(name, _)| *name);
-    if message.starts_with("unknown field") {
-        let near = keys.map(|name| (strsim::damerau_levenshtein(name, key), name)).min();
-        let near = near.filter(|(distance, name)| *distance <= name.len() / 3 + 1);
-        let hint = near.map_or_else(
-            || "`cairn-cri config default` prints all keys".to_owned(),
-            |(_, name)| format!("did you mean `{name}`?"),
-        );
-        return format!("there is no key `{key}`; {hint}");
-    }
-    match KEYS.iter().find(|(name, _)| *name == key) {
-        Some((_, meaning)) => format!("{key}: {message}. {meaning}"),
-        None => message.to_owned(),
-    }
-}
+/// How `cairn-cri.toml` is read and printed.
+pub const FORM: Form = Form { program: "cairn-cri", keys: KEYS };
 
 /// Every key, in the order it is printed, and what it means.
-const KEYS: &[(&str, &str)] = &[
+const KEYS: &[Key] = &[
     ("socket", "Unix socket on which CRI is served; root's alone."),
     ("state", "Directory of what survives a reboot: images, containers, records."),
     ("run", "Directory of what does not: mounts, shims' sockets."),
@@ -107,36 +40,21 @@ const KEYS: &[(&str, &str)] = &[
     ),
 ];
 
-/// The default configuration, with what each key means.
-///
-/// # Errors
-/// Never, unless a default cannot be written as TOML.
-pub fn documented_defaults() -> Result<String, toml::ser::Error> {
-    let defaults = toml::Table::try_from(RuntimeConfig::default())?;
-    let mut text = "# Configuration of cairn-cri. Every key may be left out.\n".to_owned();
-    for (key, meaning) in KEYS {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\n# {meaning}\n");
-        let _ = match defaults.get(*key) {
-            Some(value) => writeln!(text, "{key} = {value}"),
-            None => writeln!(text, "# {key} ="),
-        };
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cairn_contract::runtime::RuntimeConfig;
+    use std::path::Path;
 
     fn refused(text: &str) -> String {
-        parse(Path::new("cri.toml"), text).unwrap_err().to_string()
+        FORM.parse::<RuntimeConfig>(Path::new("cri.toml"), text).unwrap_err().to_string()
     }
 
     #[test]
     fn every_key_is_documented_and_the_defaults_are_defaults() {
-        let text = documented_defaults().unwrap();
-        assert_eq!(parse(Path::new("x"), &text).unwrap(), RuntimeConfig::default());
+        let text = FORM.documented_defaults::<RuntimeConfig>().unwrap();
+        let read: RuntimeConfig = FORM.parse(Path::new("x"), &text).unwrap();
+        assert_eq!(read, RuntimeConfig::default());
         let defaults = toml::Table::try_from(RuntimeConfig::default()).unwrap();
         for key in defaults.keys() {
             assert!(KEYS.iter().any(|(name, _)| name == key), "{key} is not documented");

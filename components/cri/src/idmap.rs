@@ -2,10 +2,10 @@
 //!
 //! In such a copy a file of the node's user 0 belongs to the pod's root, and what the pod's root writes is the node's
 //! user 0 on disk: the pod's ids appear nowhere. A copy is prepared while it is attached nowhere, then attached.
-#![allow(unsafe_code)] // mount_setattr has no wrapper.
 
+use cairn_daemon::mount_attr::{self, Change};
 use rustix::{
-    fd::{AsRawFd, BorrowedFd, OwnedFd},
+    fd::{BorrowedFd, OwnedFd},
     fs::CWD,
     mount::{
         MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_change, move_mount,
@@ -26,27 +26,9 @@ pub fn copy(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 /// Shifts the owners in a [`copy`] of `source` (for the message) by the ranges of `users`. Mounts below it stay as
 /// they are: the file system of each would have to allow it.
 pub fn shift(copy: BorrowedFd<'_>, users: BorrowedFd<'_>, source: &Path) -> io::Result<()> {
-    let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_IDMAP,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: users.as_raw_fd() as u64,
-    };
-    // SAFETY: an empty path names `copy` itself, and the kernel reads `attributes`, whose size is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            copy.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of_val(&attributes),
-        )
-    };
-    if result == 0 {
+    let Err(error) = mount_attr::change(copy, Change { users: Some(users), ..Change::default() }) else {
         return Ok(());
-    }
-    let error = io::Error::last_os_error();
+    };
     if error.raw_os_error() == Some(libc::EINVAL) {
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,

@@ -8,20 +8,20 @@
 //!
 //! The rest are the crafts both use: [`spec`] turns a CRI container into an OCI configuration, [`cgroup`] limits and
 //! measures, [`network`] calls CNI plugins, [`snapshot`] mounts root file systems, [`userns`] and [`idmap`] give pods users of
-//! their own, [`apparmor`] finds their profiles, [`record`] writes what survives.
+//! their own, [`apparmor`] finds their profiles. What every daemon does alike is in [`cairn_daemon`]; its [`record`] writes
+//! what survives.
 
 pub mod apparmor;
 pub mod cgroup;
 pub mod config;
-pub mod deadline;
 pub mod idmap;
 pub mod image;
 pub mod network;
 pub mod protocol;
-pub mod record;
 pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod spec;
-pub mod telemetry;
 pub mod userns;
+
+pub use cairn_daemon::record;

@@ -3,44 +3,39 @@
 use cairn_contract::{
     cri::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer},
     paths,
-    runtime::{LogFormat, RuntimeConfig},
+    runtime::RuntimeConfig,
 };
 use cairn_cri::{
     apparmor,
-    config::{self, ConfigError},
-    deadline::Deadlines,
+    config::FORM,
     image::{ImageServer, ImageService},
     runtime::{Runtime, RuntimeServer},
-    telemetry::{self, JsonLines, Observe, Operations},
+};
+use cairn_daemon::{
+    config::ConfigError,
+    deadline::Deadlines,
+    socket::{listen, lock, stopped},
+    telemetry::{self, Observe, Operations},
 };
 use std::{
     error::Error,
     ffi::OsString,
     fs,
     io::Write,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
-use tokio::{
-    net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::net::TcpListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use tracing_subscriber::EnvFilter;
 
 /// gRPC's default is 4 MiB; a command's captured output is up to 16 MiB a stream, and kubelet's limit is 16 MiB.
 const MESSAGE_LIMIT: usize = 40 << 20;
 
 /// How long open requests may take to finish when the daemon is told to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long, in all, a daemon waits for the one it replaces.
-const LOCK_ATTEMPTS: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 const USAGE: &str = "\
 usage: cairn-cri [--config PATH]     serve CRI
@@ -90,7 +85,7 @@ fn main() -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => refuse(&error.to_string()),
         },
-        Some(Command::PrintDefault) => match config::documented_defaults() {
+        Some(Command::PrintDefault) => match FORM.documented_defaults::<RuntimeConfig>() {
             Ok(text) => print(&text),
             Err(error) => refuse(&error.to_string()),
         },
@@ -113,18 +108,8 @@ fn refuse(text: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn start_log(config: &RuntimeConfig) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log_level.name()));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.event_format(JsonLines).init(),
-    }
-}
-
 fn serve(config: RuntimeConfig) -> ExitCode {
-    start_log(&config);
+    telemetry::start_log(config.log_format, config.log_level);
     // Requests wait more than they work; two workers keep one slow fsync from holding up the rest.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -144,21 +129,13 @@ fn serve(config: RuntimeConfig) -> ExitCode {
 
 /// The configuration; an absent file means the defaults only at the default place.
 fn load(path: &Path) -> Result<RuntimeConfig, ConfigError> {
-    match fs::read_to_string(path) {
-        Ok(text) => config::parse(path, &text),
-        Err(error)
-            if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(paths::CRI_CONFIG) =>
-        {
-            Ok(RuntimeConfig::default())
-        }
-        Err(source) => Err(ConfigError::Read { path: path.to_path_buf(), source }),
-    }
+    FORM.load(path, paths::CRI_CONFIG)
 }
 
 async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&config.state)?;
     fs::create_dir_all(&config.run)?;
-    let _lock = lock(&config.state).await?;
+    let _lock = lock("cairn-cri", &config.state).await?;
     // A daemon that a kubelet can reach is one that knows its containers: the socket comes last.
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Compiling policy takes a while, on a thread of its own.
@@ -168,13 +145,15 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     if let Err(error) = policy.await? {
         tracing::warn!("containers run without the default AppArmor profile: {error}");
     }
-    let operations = Operations::default();
+    let operations = Operations::new("cairn_cri", "CRI");
     if let Some(address) = config.metrics_address {
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| format!("cannot serve metrics at {address} (metrics_address): {error}"))?;
         tracing::info!(%address, "metrics");
-        tokio::spawn(telemetry::serve(listener, runtime.clone(), operations.clone()));
+        let counts = runtime.clone();
+        let render = move |text: &mut String| counts.render_counts(text);
+        tokio::spawn(telemetry::serve(listener, operations.clone(), render));
     }
     let address = config.streaming_address;
     let streaming = cairn_streaming::Server::bind(
@@ -209,47 +188,6 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     }
     let _ = fs::remove_file(&config.socket);
     Ok(())
-}
-
-/// Keeps a second daemon from the same state. The kernel releases it however this one ends; that may take a moment,
-/// so a daemon that replaces a killed one waits a little.
-async fn lock(state: &Path) -> Result<fs::File, Box<dyn Error>> {
-    let file = fs::File::create(state.join("lock"))?;
-    for _ in 0..LOCK_ATTEMPTS {
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(LOCK_PAUSE).await,
-            result => return Ok(result.map(|()| file)?),
-        }
-    }
-    Err(format!("another cairn-cri uses {}: stop it, or give this one a `state` of its own", state.display())
-        .into())
-}
-
-/// The socket, root's alone from its first moment: it is bound under another name in a directory that is root's,
-/// and renamed once its mode is right.
-fn listen(path: &Path) -> Result<UnixListener, Box<dyn Error>> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    let beside = path.with_extension("new");
-    let _ = fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside)?;
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&beside, path)?;
-    Ok(listener)
-}
-
-/// Ends at SIGTERM or SIGINT. Containers run on.
-async fn stopped() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Runtime {
 
 impl Runtime {
     /// Writes how many pods, containers and shims there are, in Prometheus' text format.
-    pub(crate) fn render_counts(&self, text: &mut String) {
+    pub fn render_counts(&self, text: &mut String) {
         let pods = self.list_pods(None);
         let pods_in = |state| pods.iter().filter(|pod| pod.state() == state).count();
         let containers = self.list_containers(None);

@@ -1,4 +1,5 @@
-//! How often each call was made, how long it took, and how it failed. The calls are CRI's, so there are few names.
+//! How often each call was made, how long it took, and how it failed. Only calls that a service has are counted, so
+//! there are few names.
 
 use std::{
     collections::BTreeMap,
@@ -15,8 +16,14 @@ use tower::Layer;
 const BOUNDS: [f64; 12] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
 /// What was counted. Cheap to clone; all clones are one.
-#[derive(Debug, Clone, Default)]
-pub struct Operations(Arc<Mutex<BTreeMap<String, Operation>>>);
+#[derive(Debug, Clone)]
+pub struct Operations {
+    /// Before every metric's name, such as `cairn_cri`.
+    prefix: &'static str,
+    /// Whose calls they are, in the metrics' descriptions.
+    interface: &'static str,
+    counted: Arc<Mutex<BTreeMap<String, Operation>>>,
+}
 
 #[derive(Debug, Default)]
 struct Operation {
@@ -28,9 +35,14 @@ struct Operation {
 }
 
 impl Operations {
+    /// Nothing counted yet. `prefix` is before every metric's name; `interface` says whose calls they are.
+    pub fn new(prefix: &'static str, interface: &'static str) -> Self {
+        Self { prefix, interface, counted: Arc::default() }
+    }
+
     /// Counts a call; `code` is its gRPC status if it failed.
     pub fn note(&self, name: &str, took: Duration, code: Option<&str>) {
-        let mut operations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut operations = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let operation = operations.entry(name.to_owned()).or_default();
         let seconds = took.as_secs_f64();
         let bucket = BOUNDS.iter().position(|&bound| seconds <= bound).unwrap_or(BOUNDS.len());
@@ -43,11 +55,14 @@ impl Operations {
 
     /// Writes them in Prometheus' text format.
     pub fn render(&self, text: &mut String) {
-        let operations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let operations = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing to a string cannot fail.
-        let name = "cairn_cri_operation_duration_seconds";
-        let _ =
-            writeln!(text, "# HELP {name} Duration of CRI calls until their answer, or their stream, began.");
+        let (prefix, interface) = (self.prefix, self.interface);
+        let name = format!("{prefix}_operation_duration_seconds");
+        let _ = writeln!(
+            text,
+            "# HELP {name} Duration of {interface} calls until their answer, or their stream, began."
+        );
         let _ = writeln!(text, "# TYPE {name} histogram");
         for (operation, held) in operations.iter() {
             let mut sum = 0;
@@ -59,10 +74,10 @@ impl Operations {
             let _ = writeln!(text, "{name}_sum{{operation=\"{operation}\"}} {}", held.seconds);
             let _ = writeln!(text, "{name}_count{{operation=\"{operation}\"}} {sum}");
         }
-        let name = "cairn_cri_operation_errors_total";
+        let name = format!("{prefix}_operation_errors_total");
         let _ = writeln!(
             text,
-            "# HELP {name} CRI calls that failed, by gRPC status code.\n# TYPE {name} counter"
+            "# HELP {name} {interface} calls that failed, by gRPC status code.\n# TYPE {name} counter"
         );
         for (operation, held) in operations.iter() {
             for (code, count) in &held.failures {
@@ -105,7 +120,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<Q>) -> Self::Future {
-        let path = request.uri().path().strip_prefix("/runtime.v1.").map(str::to_owned);
+        let path = request.uri().path().to_owned();
         let answer = self.inner.call(request);
         let (operations, began) = (self.operations.clone(), Instant::now());
         Box::pin(async move {
@@ -114,8 +129,8 @@ where
             let status = answer.headers().get("grpc-status").and_then(|status| status.to_str().ok());
             let failure = status.filter(|status| *status != "0");
             // A path that no service has would grow the table at the client's will.
-            if let Some(path) = path.filter(|_| failure != Some("12")) {
-                let name = path.split('/').next_back().unwrap_or_default();
+            if failure != Some("12") {
+                let name = path.rsplit('/').next().unwrap_or_default();
                 operations.note(name, began.elapsed(), failure);
             }
             Ok(answer)
@@ -129,7 +144,7 @@ mod tests {
 
     #[test]
     fn buckets_are_cumulative() {
-        let operations = Operations::default();
+        let operations = Operations::new("cairn_cri", "CRI");
         operations.note("ListContainers", Duration::from_millis(2), None);
         operations.note("ListContainers", Duration::from_secs(2), Some("5"));
         operations.note("ListContainers", Duration::from_secs(2000), None);

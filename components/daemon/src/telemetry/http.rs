@@ -1,7 +1,6 @@
 //! The page with the metrics: `GET /metrics`, one request a connection.
 
 use super::{Operations, process};
-use crate::runtime::Runtime;
 use std::{io, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,17 +16,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at the same time.
 const CONNECTIONS: usize = 8;
 
-/// Serves the metrics for as long as the daemon runs.
-pub async fn serve(listener: TcpListener, runtime: Runtime, operations: Operations) {
+/// Serves the metrics for as long as the daemon runs: the calls, what `render` adds, and the process.
+pub async fn serve(
+    listener: TcpListener,
+    operations: Operations,
+    render: impl Fn(&mut String) + Clone + Send + Sync + 'static,
+) {
     let slots = std::sync::Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (runtime, operations) = (runtime.clone(), operations.clone());
+                let (render, operations) = (render.clone(), operations.clone());
                 tokio::spawn(async move {
                     // A client that goes away is its own business.
-                    let _ = timeout(PATIENCE, answer(stream, &runtime, &operations)).await;
+                    let _ = timeout(PATIENCE, answer(stream, &operations, &render)).await;
                     drop(slot);
                 });
             }
@@ -39,7 +42,11 @@ pub async fn serve(listener: TcpListener, runtime: Runtime, operations: Operatio
     }
 }
 
-async fn answer(mut stream: TcpStream, runtime: &Runtime, operations: &Operations) -> io::Result<()> {
+async fn answer(
+    mut stream: TcpStream,
+    operations: &Operations,
+    render: &(impl Fn(&mut String) + Sync),
+) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() > HEAD_LIMIT || stream.read_buf(&mut head).await? == 0 {
@@ -50,7 +57,7 @@ async fn answer(mut stream: TcpStream, runtime: &Runtime, operations: &Operation
         Some("/metrics") => {
             let mut text = String::new();
             operations.render(&mut text);
-            runtime.render_counts(&mut text);
+            render(&mut text);
             process::render(&mut text);
             ("200 OK", text)
         }

@@ -1,0 +1,133 @@
+//! The CSI driver's configuration, `/etc/cairn/csi.toml`: the builder writes it from the profile's `[storage]`,
+//! `cairn-csi --config` reads it. Every field has the default that a node would want.
+
+use crate::{
+    paths,
+    runtime::{LogFormat, LogLevel},
+};
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// A kind of storage. Each is a CSI driver of its own: with its name, its socket and its registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// Directories and images on the node's own disks.
+    Local,
+    /// Exports of NFS servers.
+    Nfs,
+    /// Units of iSCSI targets.
+    Iscsi,
+}
+
+impl BackendKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Local, Self::Nfs, Self::Iscsi];
+
+    /// As in the configuration, and in the names of files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Nfs => "nfs",
+            Self::Iscsi => "iscsi",
+        }
+    }
+
+    /// The CSI driver's name: a StorageClass's `provisioner`, a CSIDriver's `metadata.name`.
+    pub fn driver(self) -> &'static str {
+        match self {
+            Self::Local => "local.csi.cairn",
+            Self::Nfs => "nfs.csi.cairn",
+            Self::Iscsi => "iscsi.csi.cairn",
+        }
+    }
+}
+
+/// Whether a pool holds its directory volumes to their size.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quota {
+    /// By project quotas; the pool's file system must have them switched on.
+    #[default]
+    Enforced,
+    /// Not at all: a directory volume may fill the pool.
+    Off,
+}
+
+/// A place for local volumes. A StorageClass chooses one by the parameter `pool`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// What StorageClasses call it.
+    pub name: String,
+    /// Its directory; everything in it is the driver's.
+    pub path: PathBuf,
+    /// A disk of its own, mounted at `path` by the driver, and made into XFS if it is blank. Absent: `path` is on a
+    /// file system that is mounted already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<PathBuf>,
+    /// Whether directory volumes are held to their size.
+    #[serde(default)]
+    pub quota: Quota,
+    /// Bytes that all volumes and snapshots may be promised together. Absent: what the file system has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit_bytes: Option<u64>,
+}
+
+/// Configuration of `cairn-csi`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageConfig {
+    /// The drivers that are served.
+    pub backends: Vec<BackendKind>,
+    /// The node's name in the cluster; empty: the host's name.
+    pub node: String,
+    /// What survives a reboot.
+    pub state: PathBuf,
+    /// What does not: sockets, records of mounts.
+    pub run: PathBuf,
+    /// Below these and nowhere else are volumes mounted.
+    pub target_roots: Vec<PathBuf>,
+    /// Where the kubelet looks for plugins; absent: nobody is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugins_registry: Option<PathBuf>,
+    /// Places for local volumes; the first is the default one.
+    pub pools: Vec<Pool>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged; the environment's RUST_LOG goes before it.
+    pub log_level: LogLevel,
+    /// Where Prometheus metrics are served; nowhere when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_address: Option<SocketAddr>,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            backends: vec![BackendKind::Local],
+            node: String::new(),
+            state: paths::CSI_STATE.into(),
+            run: paths::CSI_RUN.into(),
+            target_roots: vec![paths::KUBELET_STATE.into()],
+            plugins_registry: Some(paths::PLUGINS_REGISTRY.into()),
+            pools: vec![Pool {
+                name: "state".to_owned(),
+                path: paths::CSI_POOL.into(),
+                device: None,
+                quota: Quota::Enforced,
+                limit_bytes: None,
+            }],
+            log_format: LogFormat::default(),
+            log_level: LogLevel::default(),
+            metrics_address: None,
+        }
+    }
+}
+
+impl StorageConfig {
+    /// The socket of one driver: `<run>/<backend>.sock`.
+    pub fn socket(&self, backend: BackendKind) -> PathBuf {
+        self.run.join(backend.name()).with_extension("sock")
+    }
+}

@@ -1,0 +1,176 @@
+//! What a device or image holds.
+
+use super::FsType;
+use crate::{
+    capacity::MIB,
+    error::{During, Fault},
+};
+use std::{
+    fmt,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    os::unix::fs::FileTypeExt,
+    path::Path,
+};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing: a file that nobody wrote to, or zeros wherever a file system, a partition table or a volume manager
+    /// would have left its mark.
+    Blank,
+    /// A file system that can be mounted.
+    FileSystem(FsType),
+    /// Something else.
+    Other(&'static str),
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => formatter.write_str("nothing"),
+            Self::FileSystem(FsType::Ext4) => formatter.write_str("an ext4 file system"),
+            Self::FileSystem(FsType::Xfs) => formatter.write_str("an XFS file system"),
+            Self::Other(what) => formatter.write_str(what),
+        }
+    }
+}
+
+/// What must be zero at the beginning of a blank device: all known marks but backups are in it (btrfs is the farthest,
+/// at 64 KiB; ZFS labels end at 512 KiB).
+const HEAD: u64 = 4 * MIB;
+/// And at its end: backup partition tables, RAID and ZFS labels.
+const TAIL: u64 = MIB;
+
+/// Marks: offset, bytes, what it is. Only what can be mounted is told apart, and what makes a better message.
+const MARKS: &[(usize, &[u8], Content)] = &[
+    (0, b"XFSB", Content::FileSystem(FsType::Xfs)),
+    (0x438, &[0x53, 0xef], Content::FileSystem(FsType::Ext4)),
+    (0, b"LUKS\xba\xbe", Content::Other("a LUKS header")),
+    (512, b"EFI PART", Content::Other("a partition table")),
+    (510, &[0x55, 0xaa], Content::Other("a partition table or boot sector")),
+    (512, b"LABELONE", Content::Other("an LVM physical volume")),
+    (0x1_0040, b"_BHRfS_M", Content::Other("a btrfs file system")),
+    (4086, b"SWAPSPACE2", Content::Other("swap space")),
+];
+
+/// Looks at a device or image.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn look(device: &Path) -> Result<Content, Fault> {
+    read(device).during(|| format!("read {}", device.display()))
+}
+
+/// What a file system may leave of its device: ext4 does not use an end that is too short for a group of blocks.
+const SLACK: u64 = 4 * MIB;
+
+/// Whether a file system could have more of its device, by its superblock (ext4: kernel Documentation/filesystems/ext4,
+/// super block; XFS: fs/xfs/libxfs/xfs_format.h, `struct xfs_dsb`).
+///
+/// # Errors
+/// If the device cannot be read.
+pub fn is_smaller_than_its_device(device: &Path, fs_type: FsType) -> Result<bool, Fault> {
+    let measure = || {
+        let mut file = File::open(device)?;
+        let mut head = [0; 2048];
+        file.read_exact(&mut head)?;
+        Ok::<_, std::io::Error>((bytes_of(&head, fs_type), file.seek(SeekFrom::End(0))?))
+    };
+    let (used, size) = measure().during(|| format!("read {}", device.display()))?;
+    Ok(used.saturating_add(SLACK) <= size)
+}
+
+/// Bytes that a file system takes, by its first two kibibytes.
+fn bytes_of(head: &[u8; 2048], fs_type: FsType) -> u64 {
+    let little = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let big = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    match fs_type {
+        FsType::Ext4 => {
+            const SUPER: usize = 1024;
+            let wide = little(SUPER + 0x60) & 0x80 != 0;
+            let high = if wide { u64::from(little(SUPER + 0x150)) << 32 } else { 0 };
+            let blocks = high | u64::from(little(SUPER + 4));
+            blocks.saturating_mul(1024 << little(SUPER + 0x18).min(6))
+        }
+        FsType::Xfs => {
+            let blocks = u64::from(big(8)) << 32 | u64::from(big(12));
+            blocks.saturating_mul(u64::from(big(4)))
+        }
+    }
+}
+
+fn read(device: &Path) -> std::io::Result<Content> {
+    let mut file = File::open(device)?;
+    if !file.metadata()?.file_type().is_block_device() {
+        // A file that has no data anywhere was never written to.
+        match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)) {
+            Err(rustix::io::Errno::NXIO) => return Ok(Content::Blank),
+            _ => file.seek(SeekFrom::Start(0))?,
+        };
+    }
+    let size = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(0))?;
+    let mut head = Vec::new();
+    file.by_ref().take(HEAD).read_to_end(&mut head)?;
+    let mark = MARKS.iter().find(|(at, mark, _)| head.get(*at..at + mark.len()) == Some(*mark));
+    if let Some((_, _, content)) = mark {
+        return Ok(content.clone());
+    }
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
+    file.take(TAIL).read_to_end(&mut tail)?;
+    let blank = size > 0 && head.iter().chain(&tail).all(|&byte| byte == 0);
+    Ok(if blank { Content::Blank } else { Content::Other("data of an unknown kind") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn marks_and_unknown_data_are_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let size = 16 * MIB;
+        for (at, bytes, expected) in [
+            (0, &b"XFSB"[..], "an XFS file system"),
+            (0x438, &[0x53, 0xef], "an ext4 file system"),
+            (512, b"EFI PART", "a partition table"),
+            (300_000, b"x", "data of an unknown kind"),
+            (size - 5, b"x", "data of an unknown kind"),
+            (0, &[0], "nothing"),
+        ] {
+            let file = File::create(&path).unwrap();
+            file.set_len(size).unwrap();
+            file.write_at(bytes, at).unwrap();
+            assert_eq!(look(&path).unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_larger_device_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        for fs_type in [FsType::Ext4, FsType::Xfs] {
+            let file = File::create(&path).unwrap();
+            file.set_len(fs_type.smallest()).unwrap();
+            super::super::make(&path, fs_type).unwrap();
+            assert!(!is_smaller_than_its_device(&path, fs_type).unwrap(), "{fs_type:?}");
+            file.set_len(fs_type.smallest() + 8 * MIB).unwrap();
+            assert!(is_smaller_than_its_device(&path, fs_type).unwrap(), "{fs_type:?}");
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_no_blank_device() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        File::create(&path).unwrap();
+        assert!(look(&directory.path().join("none")).is_err());
+        // Nothing can be made on it, and mkfs says so.
+        assert!(super::super::make(&path, FsType::Ext4).is_err());
+    }
+}

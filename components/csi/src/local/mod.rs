@@ -1,0 +1,405 @@
+//! Volumes on the node's own disks.
+//!
+//! A **pool** is a directory on a file system ([`pool`]). A volume in it is either a **directory**, held to its size by a project
+//! quota, or an **image**, a sparse file behind a loop device with ext4, XFS or nothing on it ([`volume`]). Directories cost
+//! nothing and use the pool's file system; images can be block devices, have their own file system, and can be copied
+//! while in use ([`snapshot`]).
+//!
+//! A volume's record is in its directory, so both appear and vanish by one rename:
+//!
+//! ```text
+//! <pool>/volumes/<id>/volume.json    the record
+//! <pool>/volumes/<id>/data/          a directory volume's files
+//! <pool>/volumes/<id>/image          an image volume
+//! <pool>/snapshots/<id>/…            likewise
+//! <pool>/new/<id>/                   being made; emptied at a start
+//! <pool>/trash/<id>/                 being removed; emptied at a start
+//! ```
+
+mod copy;
+mod parameters;
+mod pool;
+mod quota;
+mod snapshot;
+mod tree;
+mod volume;
+
+use crate::{
+    access::Access,
+    backend::{
+        Attachment, Backend, Condition, ContentSource, Expanded, Features, Group, Member, NewSnapshot,
+        NewVolume, Snapshot, Source, Space, Texts, Volume, single_node,
+    },
+    capacity::CapacityRange,
+    error::{During, Fault},
+    id::{Name, Secrets, SnapshotId, VolumeId},
+    loopback, mount,
+    mount::OptionSet,
+    node::Staged,
+};
+use cairn_contract::{
+    csi::{
+        controller_service_capability::rpc::Type as ControllerRpc,
+        node_service_capability::rpc::Type as NodeRpc,
+    },
+    storage::{BackendKind, StorageConfig},
+};
+use parameters::{Kind, Parameters};
+use pool::{Figures, Pool};
+use rustix::fs::{Mode, OFlags};
+use snapshot::{Original, SnapshotRecord};
+use std::os::fd::AsFd;
+use volume::{Origin, VolumeRecord};
+
+/// The backend.
+#[derive(Debug)]
+pub struct Local {
+    node: String,
+    pools: Vec<Pool>,
+}
+
+/// Opens the pools.
+///
+/// # Errors
+/// If one cannot be used.
+pub fn open(config: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
+    let node = crate::server::node_name(config);
+    let pools: Result<Vec<Pool>, Fault> = config.pools.iter().map(Pool::open).collect();
+    Ok(Box::new(Local { node, pools: pools? }))
+}
+
+const CONTROLLER: &[ControllerRpc] = &[
+    ControllerRpc::CreateDeleteVolume,
+    ControllerRpc::ListVolumes,
+    ControllerRpc::GetCapacity,
+    ControllerRpc::CreateDeleteSnapshot,
+    ControllerRpc::ListSnapshots,
+    ControllerRpc::GetSnapshot,
+    ControllerRpc::CloneVolume,
+    ControllerRpc::ExpandVolume,
+    ControllerRpc::ModifyVolume,
+    ControllerRpc::VolumeCondition,
+    ControllerRpc::GetVolume,
+    ControllerRpc::SingleNodeMultiWriter,
+];
+
+const NODE: &[NodeRpc] = &[
+    NodeRpc::StageUnstageVolume,
+    NodeRpc::GetVolumeStats,
+    NodeRpc::ExpandVolume,
+    NodeRpc::VolumeCondition,
+    NodeRpc::SingleNodeMultiWriter,
+    NodeRpc::VolumeMountGroup,
+];
+
+impl Local {
+    fn pool(&self, name: Option<&str>) -> Result<&Pool, Fault> {
+        let found = match name {
+            None => self.pools.first(),
+            Some(name) => self.pools.iter().find(|pool| pool.name == name),
+        };
+        found.ok_or_else(|| {
+            let names: Vec<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
+            Fault::Invalid(format!(
+                "there is no pool {:?} on node {}; it has {}",
+                name.unwrap_or_default(),
+                self.node,
+                names.join(", ")
+            ))
+        })
+    }
+
+    /// A volume and the pool it is in.
+    fn find(&self, id: &VolumeId) -> Result<(&Pool, VolumeRecord), Fault> {
+        let found = self.pools.iter().find_map(|pool| Some((pool, pool.volumes.get(id.as_str())?)));
+        found.ok_or_else(|| volume::missing(id.as_str(), &self.node))
+    }
+
+    fn find_snapshot(&self, id: &SnapshotId) -> Result<(&Pool, SnapshotRecord), Fault> {
+        let found = self.pools.iter().find_map(|pool| Some((pool, pool.snapshots.get(id.as_str())?)));
+        found.ok_or_else(|| volume::missing(id.as_str(), &self.node))
+    }
+
+    /// What a volume in `pool` is to be made from.
+    fn origin(&self, wanted: &NewVolume, pool: &Pool) -> Result<Option<Origin>, Fault> {
+        Ok(match &wanted.source {
+            None => None,
+            Some(ContentSource::Snapshot(id)) => {
+                let (found_in, held) = self.find_snapshot(id)?;
+                let name = if held.kind == Kind::Image { "image" } else { "data" };
+                Some(Origin {
+                    data: found_in.snapshot_directory(id).join(name),
+                    bytes: held.bytes,
+                    kind: held.kind,
+                    fs_type: held.fs_type,
+                    encryption: held.encryption,
+                    volume: None,
+                    same_pool: found_in.name == pool.name,
+                })
+            }
+            Some(ContentSource::Volume(id)) => {
+                let (found_in, held) = self.find(id)?;
+                Some(Origin {
+                    data: found_in.data(&held),
+                    bytes: held.bytes,
+                    kind: held.kind,
+                    fs_type: held.fs_type,
+                    encryption: held.encryption.clone(),
+                    volume: Some(Original { held, staged: wanted.source_staged.clone() }),
+                    same_pool: found_in.name == pool.name,
+                })
+            }
+        })
+    }
+
+    fn group_records(&self, id: &SnapshotId) -> Vec<(&Pool, SnapshotRecord)> {
+        let all =
+            self.pools.iter().flat_map(|pool| pool.snapshots.all().into_iter().map(move |held| (pool, held)));
+        all.filter(|(_, held)| held.group.as_ref().is_some_and(|group| group.id == *id)).collect()
+    }
+}
+
+impl Backend for Local {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Local
+    }
+
+    fn features(&self) -> Features {
+        Features {
+            controller: CONTROLLER,
+            node: NODE,
+            groups: true,
+            topology: true,
+            options: OptionSet::FILE_SYSTEM,
+            ephemeral: true,
+        }
+    }
+
+    fn accepts(&self, access: &Access) -> Result<(), Fault> {
+        single_node(access.mode)
+    }
+
+    fn recover(&self, staged: &[Staged]) -> Result<(), Fault> {
+        self.pools.iter().try_for_each(|pool| pool.recover(staged))
+    }
+
+    fn create(&self, wanted: &NewVolume) -> Result<Volume, Fault> {
+        let parameters = Parameters::parse(&wanted.parameters, &wanted.access)?;
+        let pool = self.pool(parameters.pool.as_deref())?;
+        let id = VolumeId::parse(&volume::id("vol", &self.node, &[wanted.name.as_str()]))?;
+        if let Ok((held_in, held)) = self.find(&id) {
+            held.is_what(wanted, &parameters, held_in.name == pool.name)?;
+            return Ok(held_in.describe(&held));
+        }
+        let origin = self.origin(wanted, pool)?;
+        let made = pool.create(id, wanted, &parameters, origin, false)?;
+        Ok(pool.describe(&made))
+    }
+
+    fn delete(&self, id: &VolumeId, _: &Secrets) -> Result<(), Fault> {
+        match self.find(id) {
+            Err(Fault::NotFound(_)) => Ok(()),
+            Err(fault) => Err(fault),
+            Ok((pool, held)) => pool.delete(&held),
+        }
+    }
+
+    fn volume(&self, id: &VolumeId) -> Result<Volume, Fault> {
+        self.find(id).map(|(pool, held)| pool.describe(&held))
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>, Fault> {
+        let mut all: Vec<Volume> = self
+            .pools
+            .iter()
+            .flat_map(|pool| pool.volumes.all().into_iter().map(|held| pool.describe(&held)))
+            .collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(all)
+    }
+
+    fn space(&self, parameters: &Texts, access: &[Access]) -> Result<Space, Fault> {
+        let parameters = Parameters::parse(parameters, access)?;
+        self.pool(parameters.pool.as_deref())?.space(&parameters)
+    }
+
+    fn expand(&self, id: &VolumeId, range: CapacityRange) -> Result<Expanded, Fault> {
+        let (pool, held) = self.find(id)?;
+        pool.expand(held, range)
+    }
+
+    fn modify(&self, id: &VolumeId, parameters: &Texts) -> Result<(), Fault> {
+        let (pool, held) = self.find(id)?;
+        pool.modify(held, parameters::files(parameters)?)
+    }
+
+    fn snapshot(&self, wanted: &NewSnapshot) -> Result<Snapshot, Fault> {
+        parameters::none(&wanted.parameters)?;
+        let id = SnapshotId::parse(&volume::id("snap", &self.node, &[wanted.name.as_str()]))?;
+        if let Ok((_, held)) = self.find_snapshot(&id) {
+            if held.source == wanted.source {
+                return Ok(held.describe());
+            }
+            return Err(Fault::AlreadyExists(format!(
+                "the snapshot named {} is there already, of another volume ({})",
+                wanted.name, held.source
+            )));
+        }
+        let (pool, held) = self.find(&wanted.source)?;
+        let original = Original { held, staged: wanted.staged.clone() };
+        let made = pool.snapshot(vec![(id, wanted.name.clone(), original)], None)?;
+        made.first()
+            .map(SnapshotRecord::describe)
+            .ok_or_else(|| volume::missing(wanted.source.as_str(), &self.node))
+    }
+
+    fn delete_snapshot(&self, id: &SnapshotId) -> Result<(), Fault> {
+        match self.find_snapshot(id) {
+            Err(Fault::NotFound(_)) => Ok(()),
+            Err(fault) => Err(fault),
+            Ok((_, SnapshotRecord { group: Some(group), .. })) => {
+                Err(Fault::Invalid(format!("{id} is part of {} and goes with that", group.id)))
+            }
+            Ok((pool, held)) => pool.delete_snapshot(&held),
+        }
+    }
+
+    fn snapshots(&self) -> Result<Vec<Snapshot>, Fault> {
+        let all = self.pools.iter().flat_map(|pool| pool.snapshots.all());
+        let mut all: Vec<Snapshot> = all.map(|held| held.describe()).collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(all)
+    }
+
+    fn group(&self, name: &Name, members: &[Member], parameters: &Texts) -> Result<Group, Fault> {
+        parameters::none(parameters)?;
+        let id = SnapshotId::parse(&volume::id("group", &self.node, &[name.as_str()]))?;
+        let held: Vec<SnapshotRecord> = self.group_records(&id).into_iter().map(|(_, held)| held).collect();
+        if !held.is_empty() {
+            let same = held.len() == members.len()
+                && members.iter().all(|(member, _)| held.iter().any(|held| held.source == *member));
+            return if same {
+                Ok(Group::of(id, &held))
+            } else {
+                Err(Fault::AlreadyExists(format!(
+                    "the group named {name} is there already, of other volumes"
+                )))
+            };
+        }
+        let mut wanted = Vec::new();
+        let mut pools: Vec<&Pool> = Vec::new();
+        for (member, staged) in members {
+            let (pool, held) = self.find(member)?;
+            let snapshot = volume::id("snap", &self.node, &[name.as_str(), member.as_str()]);
+            wanted.push((
+                SnapshotId::parse(&snapshot)?,
+                name.clone(),
+                Original { held, staged: staged.clone() },
+            ));
+            pools.push(pool);
+        }
+        match pools.as_slice() {
+            [pool, rest @ ..] if rest.iter().all(|other| other.name == pool.name) => {
+                pool.snapshot(wanted, Some(&id)).map(|made| Group::of(id, &made))
+            }
+            _ => {
+                Err(Fault::Precondition("volumes of several pools cannot be snapshotted together".to_owned()))
+            }
+        }
+    }
+
+    fn delete_group(&self, id: &SnapshotId) -> Result<(), Fault> {
+        self.group_records(id).into_iter().try_for_each(|(pool, held)| pool.delete_snapshot(&held))
+    }
+
+    fn attach(&self, wanted: &Attachment<'_>) -> Result<Source, Fault> {
+        let (pool, held) = self.find(wanted.id)?;
+        match held.kind {
+            Kind::Image => {
+                // A device that cannot be written to must be so for a block volume, too.
+                let read_only = wanted.access.mode.is_read_only();
+                loopback::attach(&pool.image(&held.id), read_only).map(Source::Device)
+            }
+            Kind::Directory => {
+                let files = pool.files(&held.id);
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let opened = rustix::fs::open(&files, flags, Mode::empty())
+                    .during(|| format!("open {}", files.display()))?;
+                if let Some(mount) = wanted.access.mount() {
+                    pool.accepts_mount(mount)?;
+                }
+                mount::copy_of(opened.as_fd()).map(Source::Tree)
+            }
+        }
+    }
+
+    fn detach(&self, staged: &Staged) -> Result<(), Fault> {
+        match self.find(&staged.id) {
+            Ok((pool, held)) if held.kind == Kind::Image => loopback::detach(&pool.image(&held.id)),
+            _ => Ok(()),
+        }
+    }
+
+    fn grow(&self, staged: &Staged, range: CapacityRange) -> Result<(), Fault> {
+        let (pool, held) = self.find(&staged.id)?;
+        if range.required.is_some_and(|required| required > held.bytes) {
+            return Err(Fault::OutOfRange(format!(
+                "{} has {} bytes; expand it by the controller first",
+                held.id, held.bytes
+            )));
+        }
+        match (held.kind, loopback::find(&pool.image(&held.id))) {
+            (Kind::Directory, _) => Ok(()),
+            (Kind::Image, Ok(Some(device))) => loopback::resize(&device),
+            (Kind::Image, Ok(None)) => Err(Fault::Precondition(format!("{} has no device", held.id))),
+            (Kind::Image, Err(fault)) => Err(fault),
+        }
+    }
+
+    fn condition(&self, staged: &Staged) -> Condition {
+        match self.find(&staged.id) {
+            Ok((pool, held)) => pool.condition(&held),
+            Err(fault) => Condition::Abnormal(fault.to_string()),
+        }
+    }
+
+    fn create_ephemeral(&self, id: &VolumeId, context: &Texts, access: &Access) -> Result<(), Fault> {
+        let (range, parameters) = parameters::ephemeral(context)?;
+        let wanted = NewVolume {
+            name: Name::parse(id.as_str())?,
+            range,
+            access: vec![access.clone()],
+            parameters,
+            mutable: Texts::new(),
+            secrets: Secrets::default(),
+            source: None,
+            source_staged: None,
+        };
+        let parameters = Parameters::parse(&wanted.parameters, &wanted.access)?;
+        let pool = self.pool(parameters.pool.as_deref())?;
+        match self.find(id) {
+            Ok((_, held)) if held.ephemeral => Ok(()),
+            Ok(_) => Err(Fault::AlreadyExists(format!("{id} is a volume that is not inline"))),
+            Err(_) => pool.create(id.clone(), &wanted, &parameters, None, true).map(drop),
+        }
+    }
+
+    fn render(&self, text: &mut String) {
+        use std::fmt::Write;
+        let pools: Vec<(&str, Figures)> =
+            self.pools.iter().map(|pool| (pool.name.as_str(), pool.figures())).collect();
+        let metrics: [(&str, fn(&Figures) -> u64); 4] = [
+            ("volumes", |figures| figures.volumes),
+            ("snapshots", |figures| figures.snapshots),
+            ("promised_bytes", |figures| figures.promised),
+            ("available_bytes", |figures| figures.available),
+        ];
+        for (metric, value) in metrics {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "# TYPE cairn_csi_pool_{metric} gauge");
+            for (name, figures) in &pools {
+                let _ = writeln!(text, "cairn_csi_pool_{metric}{{pool=\"{name}\"}} {}", value(figures));
+            }
+        }
+    }
+}

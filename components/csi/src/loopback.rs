@@ -1,0 +1,273 @@
+//! Loop devices: an image file as a block device (linux/loop.h, loop(4)).
+//!
+//! A device is found again by the file behind it, as /sys names it, so none is kept in a record, and a driver that died
+//! in the middle leaves none behind that the next one does not find.
+#![allow(unsafe_code)] // The ioctls have no wrapper.
+
+use crate::error::{During, Fault};
+use rustix::{
+    fd::{AsRawFd, OwnedFd},
+    fs::{Mode, OFlags},
+    io::Errno,
+    ioctl::{IntegerSetter, NoArg, Setter, ioctl},
+};
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+const CLR_FD: u32 = 0x4c01;
+const SET_CAPACITY: u32 = 0x4c07;
+const CONFIGURE: u32 = 0x4c0a;
+const CTL_GET_FREE: u32 = 0x4c82;
+
+const READ_ONLY: u32 = 1;
+const DIRECT_IO: u32 = 16;
+
+/// `struct loop_info64`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Info {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config`.
+#[repr(C)]
+struct Config {
+    fd: u32,
+    block_size: u32,
+    info: Info,
+    reserved: [u64; 8],
+}
+
+const NO_INFO: Info = Info {
+    device: 0,
+    inode: 0,
+    rdevice: 0,
+    offset: 0,
+    size_limit: 0,
+    number: 0,
+    encrypt_type: 0,
+    encrypt_key_size: 0,
+    flags: 0,
+    file_name: [0; 64],
+    crypt_name: [0; 64],
+    encrypt_key: [0; 32],
+    init: [0; 2],
+};
+
+/// How often another may take the free device first.
+const ATTEMPTS: u32 = 64;
+/// How long, in all, a device that was let go may take to be gone: five seconds.
+const GOING_ATTEMPTS: u32 = 500;
+const GOING_PAUSE: Duration = Duration::from_millis(10);
+
+fn open(path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The device behind which `image` is, made if there is none. Reads and writes go past the page cache of the file
+/// below where its file system can do that.
+///
+/// # Errors
+/// If there are no loop devices, or the image cannot be opened.
+pub fn attach(image: &Path, read_only: bool) -> Result<PathBuf, Fault> {
+    if let Some(held) = find_settled(image)? {
+        return Ok(held);
+    }
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let file = open(image, access | OFlags::NOFOLLOW).during(|| format!("open {}", image.display()))?;
+    let control = open(Path::new("/dev/loop-control"), OFlags::RDWR)
+        .during(|| "open /dev/loop-control (is the module `loop` loaded?)".to_owned())?;
+    for _ in 0..ATTEMPTS {
+        // SAFETY: LOOP_CTL_GET_FREE takes no argument; its result is the number of a device.
+        let number =
+            unsafe { ioctl(&control, FreeNumber) }.during(|| "find a free loop device".to_owned())?;
+        let device = PathBuf::from(format!("/dev/loop{number}"));
+        let opened = open(&device, access).during(|| format!("open {}", device.display()))?;
+        let flags = DIRECT_IO | if read_only { READ_ONLY } else { 0 };
+        let config = Config {
+            fd: file.as_raw_fd().cast_unsigned(),
+            block_size: 0,
+            info: Info { flags, ..NO_INFO },
+            reserved: [0; 8],
+        };
+        // SAFETY: LOOP_CONFIGURE reads a `struct loop_config`, whose layout `Config` has.
+        match unsafe { ioctl(&opened, Setter::<CONFIGURE, Config>::new(config)) } {
+            Ok(()) => return Ok(device),
+            Err(Errno::BUSY) => {}
+            Err(error) => {
+                return Err(error).during(|| format!("attach {} to {}", image.display(), device.display()));
+            }
+        }
+    }
+    Err(Fault::Exhausted("every free loop device was taken by somebody else".to_owned()))
+}
+
+/// Lets go of the device behind which `image` is, and waits until it is gone; none is fine.
+///
+/// # Errors
+/// [`Fault::Precondition`] if somebody keeps it open.
+pub fn detach(image: &Path) -> Result<(), Fault> {
+    for held in attached()?.iter().filter(|held| held.file == image) {
+        clear(&held.device)?;
+    }
+    match find_settled(image)? {
+        None => Ok(()),
+        Some(device) => {
+            Err(Fault::Precondition(format!("{} is in use by a process of the node", device.display())))
+        }
+    }
+}
+
+/// [`find`], but not a device that is about to go: the kernel keeps one that was let go for as long as anybody, a program
+/// that looks at new disks, say, has it open. Who used that would find it gone, or another file behind it.
+fn find_settled(image: &Path) -> Result<Option<PathBuf>, Fault> {
+    for _ in 0..GOING_ATTEMPTS {
+        match attached()?.into_iter().find(|held| held.file == image) {
+            None => return Ok(None),
+            Some(held) if !held.going => return Ok(Some(held.device)),
+            Some(_) => std::thread::sleep(GOING_PAUSE),
+        }
+    }
+    Err(Fault::Precondition(format!(
+        "the loop device of {} was let go, but a process of the node has it open",
+        image.display()
+    )))
+}
+
+fn clear(device: &Path) -> Result<(), Fault> {
+    let opened = match open(device, OFlags::RDONLY) {
+        Err(Errno::NXIO | Errno::NOENT) => return Ok(()),
+        opened => opened.during(|| format!("open {}", device.display()))?,
+    };
+    // SAFETY: LOOP_CLR_FD takes no argument.
+    match unsafe { ioctl(&opened, NoArg::<CLR_FD>::new()) } {
+        Ok(()) | Err(Errno::NXIO) => Ok(()),
+        Err(error) => Err(error).during(|| format!("detach {}", device.display())),
+    }
+}
+
+/// Makes a device as large as the file behind it has become.
+///
+/// # Errors
+/// The kernel's.
+pub fn resize(device: &Path) -> Result<(), Fault> {
+    let opened = open(device, OFlags::RDONLY).during(|| format!("open {}", device.display()))?;
+    // SAFETY: LOOP_SET_CAPACITY takes no argument that it reads or writes.
+    unsafe { ioctl(&opened, IntegerSetter::<SET_CAPACITY>::new_usize(0)) }
+        .during(|| format!("resize {}", device.display()))
+}
+
+/// The device behind which `image` is; none, also if there is no image.
+///
+/// # Errors
+/// If /sys cannot be read.
+pub fn find(image: &Path) -> Result<Option<PathBuf>, Fault> {
+    Ok(attached()?.into_iter().find(|held| held.file == image && !held.going).map(|held| held.device))
+}
+
+/// Lets go of every device whose file is below `directory` and that `keep` does not want, also if the file is
+/// removed.
+///
+/// # Errors
+/// If /sys cannot be read, or a device cannot be let go.
+pub fn detach_below(directory: &Path, keep: impl Fn(&Path) -> bool) -> Result<(), Fault> {
+    for held in attached()? {
+        if held.file.starts_with(directory) && !held.going && !keep(&held.file) {
+            tracing::info!(device = %held.device.display(), file = %held.file.display(), "loop device let go");
+            clear(&held.device)?;
+        }
+    }
+    Ok(())
+}
+
+/// A device in use. Nothing is opened to find it: that would hold up whoever is letting go of it.
+struct Attached {
+    device: PathBuf,
+    /// The file behind it, by its name now.
+    file: PathBuf,
+    /// It was let go, and is there only until nobody has it open.
+    going: bool,
+}
+
+fn attached() -> Result<Vec<Attached>, Fault> {
+    let entries = fs::read_dir("/sys/block").during(|| "read /sys/block".to_owned())?;
+    let loops = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"));
+    let found = loops.filter_map(|entry| {
+        let attribute = |name: &str| fs::read_to_string(entry.path().join("loop").join(name)).ok();
+        let file = attribute("backing_file")?;
+        let file = file.trim_end_matches('\n');
+        Some(Attached {
+            device: Path::new("/dev").join(entry.file_name()),
+            file: file.strip_suffix(" (deleted)").unwrap_or(file).into(),
+            // We never ask for this ourselves.
+            going: attribute("autoclear").is_some_and(|text| text.trim() == "1"),
+        })
+    });
+    Ok(found.collect())
+}
+
+/// Bytes of a block device.
+///
+/// # Errors
+/// If it is none, or cannot be read.
+pub fn size(device: &Path) -> Result<u64, Fault> {
+    let measure = || {
+        let file = fs::File::open(device)?;
+        if !file.metadata()?.file_type().is_block_device() {
+            return Err(io::Error::other("it is no block device"));
+        }
+        io::Seek::seek(&mut &file, io::SeekFrom::End(0))
+    };
+    measure().during(|| format!("measure {}", device.display()))
+}
+
+/// LOOP_CTL_GET_FREE: the number comes as the call's result.
+struct FreeNumber;
+
+// SAFETY: the call has no argument, and its result is a number.
+unsafe impl rustix::ioctl::Ioctl for FreeNumber {
+    type Output = i32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> rustix::ioctl::Opcode {
+        CTL_GET_FREE
+    }
+
+    fn as_ptr(&mut self) -> *mut rustix::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        out: rustix::ioctl::IoctlOutput,
+        _: *mut rustix::ffi::c_void,
+    ) -> rustix::io::Result<i32> {
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layouts_are_the_kernels() {
+        assert_eq!(size_of::<Info>(), 232);
+        assert_eq!(size_of::<Config>(), 304);
+    }
+}

@@ -1,0 +1,92 @@
+//! NodeGetVolumeStats and NodeExpandVolume.
+
+use super::{Made, Staged};
+use crate::{
+    backend::Condition,
+    capacity::CapacityRange,
+    driver::Driver,
+    encryption,
+    error::{During, Fault},
+    filesystem,
+    id::VolumeId,
+    loopback,
+};
+use std::path::Path;
+
+/// What a volume holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Bytes: available, total, used. A device has a total only.
+    pub(crate) bytes: (Option<u64>, u64, Option<u64>),
+    /// Inodes, likewise; a device has none.
+    pub(crate) inodes: Option<(u64, u64, u64)>,
+    /// Its health.
+    pub(crate) condition: Condition,
+}
+
+impl Driver {
+    /// The record of the volume that is at `path`: staged or published there.
+    fn at(&self, id: &VolumeId, path: &str) -> Result<Staged, Fault> {
+        let staged = self.staged.get(&id.file_name());
+        let staged = staged.ok_or_else(|| Fault::NotFound(format!("{id} is not on this node")))?;
+        let path = Path::new(path);
+        let published = || self.published.all().into_iter().any(|held| held.id == *id && held.target == path);
+        if staged.path.as_deref() == Some(path) || published() {
+            return Ok(staged);
+        }
+        Err(Fault::NotFound(format!("{id} is not at {}", path.display())))
+    }
+
+    /// Measures the volume at a path.
+    pub(crate) fn usage(&self, id: &VolumeId, path: &str) -> Result<Usage, Fault> {
+        let staged = self.at(id, path)?;
+        let condition = self.backend.condition(&staged);
+        let place = self.recorded(Path::new(path))?;
+        if let Some(Made::Device(device)) = &staged.made {
+            return Ok(Usage { bytes: (None, loopback::size(device)?, None), inodes: None, condition });
+        }
+        let seen = place.see()?;
+        if !matches!(seen, crate::mount::Seen::Mounted { .. }) {
+            let condition = Condition::Abnormal(format!("{path} is not mounted any more"));
+            return Ok(Usage { bytes: (Some(0), 0, Some(0)), inodes: None, condition });
+        }
+        let held = rustix::fs::statvfs(path).during(|| format!("measure {path}"))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(held.f_frsize);
+        Ok(Usage {
+            bytes: (
+                Some(bytes(held.f_bavail)),
+                bytes(held.f_blocks),
+                Some(bytes(held.f_blocks.saturating_sub(held.f_bfree))),
+            ),
+            inodes: Some((held.f_favail, held.f_files, held.f_files.saturating_sub(held.f_ffree))),
+            condition,
+        })
+    }
+
+    /// Makes the volume at a path use the size it has been given. Returns its size.
+    pub(crate) fn expand_on_node(
+        &self,
+        id: &VolumeId,
+        path: &str,
+        range: CapacityRange,
+    ) -> Result<u64, Fault> {
+        let staged = self.at(id, path)?;
+        self.backend.grow(&staged, range)?;
+        match &staged.made {
+            None => Err(Fault::Precondition(format!("{id} is not staged"))),
+            Some(Made::Device(device)) => {
+                encryption::grow(id, &staged.context)?;
+                loopback::size(device)
+            }
+            Some(Made::FileSystem { device, fs_type }) => {
+                encryption::grow(id, &staged.context)?;
+                filesystem::grow(device, *fs_type, Path::new(path))?;
+                loopback::size(device)
+            }
+            Some(Made::Tree) => {
+                let held = rustix::fs::statvfs(path).during(|| format!("measure {path}"))?;
+                Ok(held.f_blocks.saturating_mul(held.f_frsize))
+            }
+        }
+    }
+}
