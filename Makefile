@@ -16,7 +16,7 @@ CAIRN := target/release/cairn
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev debian-archive-keyring
 # Needed to boot and to cross-check what we write: the field's own tools.
 TEST_PACKAGES := qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools squashfs-tools cryptsetup-bin binutils \
-                 kmod systemd-container e2fsprogs xfsprogs time procps cpio containernetworking-plugins busybox-static iproute2 iputils-ping
+                 kmod systemd-container e2fsprogs xfsprogs time procps cpio containernetworking-plugins dnsmasq-base busybox-static iproute2 iputils-ping
 
 # The two images differ in kernel and drivers only: the second proves what these are for.
 CLOUD_SCENARIOS := cold-boot dual-stack container-baked container-pulled pod-network port-map firmware-boot
@@ -45,7 +45,7 @@ deny:
 	 else echo "advisories: skipped: the advisory database cannot be reached from here"; fi
 
 test: check images reproducible
-	$(CAIRN) test out/worker --plain --junit out/worker/test-report.xml
+	CAIRN_CNI_COMPARISON=target/debug/examples/reference $(CAIRN) test out/worker --plain --junit out/worker/test-report.xml
 	$(CAIRN) test out/cloud --plain --junit out/cloud/test-report.xml $(CLOUD_SCENARIOS)
 
 demo: image test-packages

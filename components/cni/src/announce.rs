@@ -2,7 +2,10 @@
 //! advertisements (RFC 4861, 7.2.6). Without them a pod that inherits an address is unreachable for those who
 //! remember its last owner's hardware address.
 
-use crate::netlink::{link::Mac, sys};
+use crate::{
+    checksum::internet_checksum,
+    netlink::{link::Mac, sys},
+};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -73,12 +76,7 @@ fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u
     data.extend((message.len() as u32).to_be_bytes());
     data.extend([0, 0, 0, ICMPV6]);
     data.extend(message);
-    let mut sum: u32 =
-        data.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
+    internet_checksum(&data)
 }
 
 #[cfg(test)]

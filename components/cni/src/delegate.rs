@@ -23,6 +23,8 @@ use std::{
 #[derive(Debug)]
 pub struct Ipam {
     target: Target,
+    /// It gives addresses back through the pod's interface.
+    needs_interface: bool,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,26 @@ impl Ipam {
             )));
         };
         let ours = Plugin::by_name(kind).filter(|_| is_this_program(&program));
-        Ok(Self { target: ours.map_or(Target::Program(program), Target::InProcess) })
+        let target = ours.map_or(Target::Program(program), Target::InProcess);
+        Ok(Self { target, needs_interface: kind == Plugin::Dhcp.name() })
+    }
+
+    /// DEL of an interface that `remove` takes away, and of the addresses that the IPAM plugin gave it. The
+    /// interface goes first, for once an address is free another pod may have it; unless it is needed to give it back.
+    pub fn del(
+        found: Result<Option<Self>, CniError>,
+        request: &Request,
+        remove: impl FnOnce() -> Result<(), CniError>,
+    ) -> Result<(), CniError> {
+        match found {
+            Ok(Some(ipam)) if ipam.needs_interface => {
+                let freed = ipam.run(Command::Del, request);
+                remove().and(freed)
+            }
+            Ok(Some(ipam)) => remove().and_then(|()| ipam.run(Command::Del, request)),
+            Ok(None) => remove(),
+            Err(error) => remove().and(Err(error)),
+        }
     }
 
     /// ADD: addresses for the attachment.

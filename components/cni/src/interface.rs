@@ -99,9 +99,7 @@ pub(crate) fn add(
             Ok(result)
         }
         Err(error) => {
-            let undone = unmake(&netns);
-            let freed = ipam.map_or(Ok(()), |ipam| ipam.run(Command::Del, request));
-            for failure in [undone, freed].into_iter().filter_map(Result::err) {
+            if let Err(failure) = Ipam::del(Ok(ipam), request, || unmake(&netns)) {
                 eprintln!("undoing a failed ADD: {failure}");
             }
             Err(error)
@@ -139,16 +137,14 @@ fn finish(
     Ok(result)
 }
 
-/// DEL: the interface first, for once its addresses are free another pod may have them.
+/// DEL of interface and addresses.
 pub(crate) fn del(
     request: &Request,
     unmake: impl FnOnce(&NetNs) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
     let shared: Shared = request.config()?;
-    if let Some(netns) = NetNs::if_present(request.netns.as_deref())? {
-        unmake(&netns)?;
-    }
-    shared.ipam(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Del, request))
+    let netns = NetNs::if_present(request.netns.as_deref())?;
+    Ipam::del(shared.ipam(request), request, || netns.map_or(Ok(()), |netns| unmake(&netns)))
 }
 
 /// Removes the pod's interface.

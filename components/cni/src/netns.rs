@@ -5,7 +5,10 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -71,11 +74,12 @@ impl NetNs {
 
     /// Whether both are the same namespace.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        match (self.file.metadata(), other.file.metadata()) {
-            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
-            _ => false,
-        }
+        matches!((self.identity(), other.identity()), (Ok(a), Ok(b)) if a == b)
+    }
+
+    /// Device and inode: what tells it from all others, as long as it lives.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        self.file.metadata().map(|found| (found.dev(), found.ino()))
     }
 }
 

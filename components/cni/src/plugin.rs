@@ -1,7 +1,7 @@
 //! Which plugin, and one run of it from environment and stdin to stdout and exit status.
 
 use crate::{
-    bandwidth, bridge, dummy, firewall, host_device, host_local, interface, ipvlan, loopback, macvlan,
+    bandwidth, bridge, dhcp, dummy, firewall, host_device, host_local, interface, ipvlan, loopback, macvlan,
     portmap,
     protocol::{
         error::{CniError, Code},
@@ -41,6 +41,8 @@ pub enum Plugin {
     HostLocal,
     /// Addresses from the configuration.
     Static,
+    /// Addresses from DHCP servers.
+    Dhcp,
     /// Host ports forwarded into the pod.
     Portmap,
     /// Limits on what the pod receives and sends.
@@ -72,7 +74,7 @@ pub(crate) type Operation = fn(&Request) -> Result<(), CniError>;
 
 impl Plugin {
     /// All, in the order they are linked.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Loopback,
         Self::Bridge,
         Self::Ptp,
@@ -84,6 +86,7 @@ impl Plugin {
         Self::Tap,
         Self::HostLocal,
         Self::Static,
+        Self::Dhcp,
         Self::Portmap,
         Self::Bandwidth,
         Self::Tuning,
@@ -107,6 +110,7 @@ impl Plugin {
             Self::Tap => "tap",
             Self::HostLocal => "host-local",
             Self::Static => "static",
+            Self::Dhcp => "dhcp",
             Self::Portmap => "portmap",
             Self::Bandwidth => "bandwidth",
             Self::Tuning => "tuning",
@@ -153,6 +157,7 @@ impl Plugin {
             Self::Tap => operations!(tap, interface::gc, tap::status),
             Self::HostLocal => operations!(host_local),
             Self::Static => operations!(static_ipam, nothing, static_ipam::status),
+            Self::Dhcp => operations!(dhcp),
             Self::Portmap => operations!(portmap),
             Self::Bandwidth => operations!(bandwidth),
             Self::Tuning => operations!(tuning),

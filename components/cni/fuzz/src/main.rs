@@ -1,9 +1,12 @@
-//! Random network configurations, environments and results for the parsers of every plugin.
+//! Random network configurations, environments and results for the parsers of every plugin, and random servers for the
+//! DHCP client.
 //!
 //! `cargo run --release --manifest-path components/cni/fuzz/Cargo.toml -- SECONDS [SEED]`. No coverage and no nightly
 //! compiler: real configurations are mutated as JSON (keys that plugins know, values at the edges) and as bytes, which
 //! gets past the JSON parser. A panic prints the input and ends the run with status 1. What is accepted must survive
 //! being printed in every version of the specification and being read back.
+
+mod leases;
 
 use cairn_cni::{
     plugin::{self, Plugin},
@@ -102,7 +105,7 @@ fn seeds() -> Vec<Value> {
         ("vrf", json!({"vrfname": "blue", "table": 9})),
         (
             "dhcp",
-            json!({"ipam": {"type": "dhcp", "daemonSocketPath": "/s", "provide": [{"option": "host-name", "value": "x"}, {"option": "12", "fromArg": "K8S_POD_NAME"}], "request": [{"option": "routers"}, {"skipDefault": true}], "priority": 5}}),
+            json!({"ipam": {"type": "dhcp", "daemonSocketPath": "/s", "families": ["ipv4", "ipv6"], "provide": [{"option": "host-name", "value": "x"}, {"option": "12", "fromArg": "K8S_POD_NAME"}], "request": [{"option": "routers"}, {"skipDefault": true}], "priority": 5}}),
         ),
         (
             "sriov",
@@ -355,11 +358,14 @@ fn main() -> ExitCode {
                     return ExitCode::FAILURE;
                 }
             }
+            if catch_unwind(AssertUnwindSafe(|| leases::live(&mut random))).is_err() {
+                return ExitCode::FAILURE;
+            }
             runs += 1;
         }
     }
     println!(
-        "{runs} configurations in {} s (seed {seed}); outcomes by error code, 0 accepted: {outcomes:?}",
+        "{runs} configurations and as many leases in {} s (seed {seed}); outcomes by error code, 0 accepted: {outcomes:?}",
         start.elapsed().as_secs()
     );
     ExitCode::SUCCESS

@@ -34,48 +34,37 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         return Err(CniError::new(Code::InvalidNetNs, message));
     }
     let mut route = open()?;
-    let ipam = config.ipam.as_deref().map(|kind| Ipam::find(kind, request)).transpose()?;
+    let ipam = find_ipam(request, &config)?;
     let bridge = links::ensure_bridge(&mut route, &config)?;
-    let addresses = match &ipam {
-        Some(ipam) => Some(addresses(ipam, request, &config)?),
-        None => None,
-    };
-    let port = match links::add_port(&mut route, &bridge, &netns, &request.attachment.ifname, &config) {
-        Ok(port) => port,
-        Err(error) => {
-            undo_ipam(ipam.as_ref(), request);
-            return Err(error);
-        }
-    };
-    let attached = attach(request, &config, &netns, &mut route, &bridge, &port, addresses);
+    let port = links::add_port(&mut route, &bridge, &netns, &request.attachment.ifname, &config)?;
+    let addresses = ipam.as_ref().map(|ipam| addresses(ipam, request, &config)).transpose();
+    let attached = addresses
+        .and_then(|addresses| attach(request, &config, &netns, &mut route, &bridge, &port, addresses));
     if attached.is_err() {
-        let _ = route.delete_link(port.index);
-        undo_ipam(ipam.as_ref(), request);
-        if config.masquerade {
-            let _ = masquerade::remove(request);
-        }
-        if config.check_source {
-            let _ = spoof::remove(request);
+        let removed = Ipam::del(Ok(ipam), request, || {
+            route.delete_link(port.index).map_err(|e| e.during(format_args!("removing {:?}", port.name)))
+        });
+        let unmasked = if config.masquerade { masquerade::remove(request) } else { Ok(()) };
+        let unchecked = if config.check_source { spoof::remove(request) } else { Ok(()) };
+        for failure in [removed, unmasked, unchecked].into_iter().filter_map(Result::err) {
+            eprintln!("bridge: undoing a failed ADD: {failure}");
         }
     }
     attached
+}
+
+fn find_ipam(request: &Request, config: &BridgeConfig) -> Result<Option<Ipam>, CniError> {
+    config.ipam.as_deref().map(|kind| Ipam::find(kind, request)).transpose()
 }
 
 /// Addresses and routes, with gateways filled in.
 fn addresses(ipam: &Ipam, request: &Request, config: &BridgeConfig) -> Result<CniResult, CniError> {
     let mut result = ipam.add(request)?;
     if result.ips.is_empty() {
-        undo_ipam(Some(ipam), request);
         return Err(CniError::internal("IPAM plugin returned missing IP config"));
     }
     complete_gateways(&mut result, config);
     Ok(result)
-}
-
-fn undo_ipam(ipam: Option<&Ipam>, request: &Request) {
-    if let Some(Err(error)) = ipam.map(|ipam| ipam.run(Command::Del, request)) {
-        eprintln!("bridge: undoing a failed ADD: {error}");
-    }
 }
 
 /// Index of the pod's interface in the result: bridge, port, pod.
@@ -160,15 +149,12 @@ fn on_host(link: &Link) -> Interface {
 pub fn del(request: &Request) -> Result<(), CniError> {
     let config = BridgeConfig::load(request)?;
     let netns = NetNs::if_present(request.netns.as_deref())?;
-    // The interface goes first: once the address is free, another pod may have it.
-    let removed = netns.map_or(Ok(()), |netns| pod::remove(&netns, &request.attachment.ifname));
+    let freed = Ipam::del(find_ipam(request, &config), request, || {
+        netns.map_or(Ok(()), |netns| pod::remove(&netns, &request.attachment.ifname))
+    });
     let unmasked = if config.masquerade { masquerade::remove(request) } else { Ok(()) };
     let unchecked = if config.check_source { spoof::remove(request) } else { Ok(()) };
-    removed?;
-    if let Some(kind) = &config.ipam {
-        Ipam::find(kind, request)?.run(Command::Del, request)?;
-    }
-    unmasked.and(unchecked)
+    freed.and(unmasked).and(unchecked)
 }
 
 /// Bridge, port, pod interface, addresses, routes and rules are as `prevResult` says.
@@ -176,8 +162,8 @@ pub fn check(request: &Request) -> Result<(), CniError> {
     let config = BridgeConfig::load(request)?;
     let previous =
         request.previous_result()?.ok_or_else(|| CniError::config("Required prevResult missing"))?;
-    if let Some(kind) = &config.ipam {
-        Ipam::find(kind, request)?.run(Command::Check, request)?;
+    if let Some(ipam) = find_ipam(request, &config)? {
+        ipam.run(Command::Check, request)?;
     }
     let netns = NetNs::required(request.netns()?)?;
     let ifname = &request.attachment.ifname;
@@ -250,8 +236,8 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     let config = BridgeConfig::load(request)?;
     let rules = if config.masquerade { masquerade::retain(request) } else { Ok(()) };
     let checks = if config.check_source { spoof::retain(request) } else { Ok(()) };
-    if let Some(kind) = &config.ipam {
-        Ipam::find(kind, request)?.run(Command::Gc, request)?;
+    if let Some(ipam) = find_ipam(request, &config)? {
+        ipam.run(Command::Gc, request)?;
     }
     rules.and(checks)
 }
@@ -265,12 +251,8 @@ pub fn status(request: &Request) -> Result<(), CniError> {
     if config.check_source {
         spoof::probe().map_err(|e| CniError { code: Code::NotAvailable, ..e })?;
     }
-    match &config.ipam {
-        Some(kind) => Ipam::find(kind, request)
-            .map_err(|e| CniError { code: Code::NotAvailable, ..e })?
-            .run(Command::Status, request),
-        None => Ok(()),
-    }
+    let ipam = find_ipam(request, &config).map_err(|e| CniError { code: Code::NotAvailable, ..e })?;
+    ipam.map_or(Ok(()), |ipam| ipam.run(Command::Status, request))
 }
 
 fn open() -> Result<RouteSocket, CniError> {

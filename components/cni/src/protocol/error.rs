@@ -21,6 +21,8 @@ pub enum Code {
     InvalidConfig,
     /// The network namespace cannot be used.
     InvalidNetNs,
+    /// Something is in the way that will be over soon.
+    TryAgainLater,
     /// STATUS: ADD would not work now.
     NotAvailable,
     /// Everything else: mostly the kernel saying no.
@@ -40,6 +42,7 @@ impl Code {
             Self::Decoding => 6,
             Self::InvalidConfig => 7,
             Self::InvalidNetNs => 8,
+            Self::TryAgainLater => 11,
             Self::NotAvailable => 50,
             Self::Internal => 999,
             Self::Delegated(number) => number,
@@ -48,7 +51,8 @@ impl Code {
 }
 
 /// One failed operation.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(from = "ErrorDocument", into = "ErrorDocument")]
 pub struct CniError {
     /// What kind.
     pub code: Code,
@@ -95,19 +99,25 @@ impl CniError {
 
     /// The JSON for stdout.
     pub fn to_json(&self, version: SpecVersion) -> String {
-        let document = ErrorDocument {
-            cni_version: Some(version.to_string()),
-            code: self.code.number(),
-            msg: self.message.clone(),
-            details: self.details.clone(),
-        };
+        let document = ErrorDocument { cni_version: Some(version.to_string()), ..self.clone().into() };
         super::result::pretty(&document)
     }
 
     /// What a delegated plugin printed; `None` if that is not an error document.
     pub fn from_json(text: &[u8]) -> Option<Self> {
-        let document: ErrorDocument = serde_json::from_slice(text).ok()?;
-        Some(Self { code: Code::Delegated(document.code), message: document.msg, details: document.details })
+        serde_json::from_slice(text).ok()
+    }
+}
+
+impl From<ErrorDocument> for CniError {
+    fn from(document: ErrorDocument) -> Self {
+        Self { code: Code::Delegated(document.code), message: document.msg, details: document.details }
+    }
+}
+
+impl From<CniError> for ErrorDocument {
+    fn from(error: CniError) -> Self {
+        Self { cni_version: None, code: error.code.number(), msg: error.message, details: error.details }
     }
 }
 

@@ -61,7 +61,7 @@ impl Command {
 }
 
 /// The `CNI_*` variables, as they are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Environment {
     /// `CNI_COMMAND`
     pub command: String,
