@@ -14,7 +14,7 @@ use crate::{
     },
     netns::NetNs,
     protocol::{
-        error::{CniError, Code},
+        error::CniError,
         request::Request,
         result::{CniResult, Interface},
     },
@@ -47,8 +47,6 @@ struct Runtime {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Limits {
-    shaped_subnets: Vec<String>,
-    unshaped_subnets: Vec<String>,
     ingress_rate: u64,
     ingress_burst: u64,
     egress_rate: u64,
@@ -66,12 +64,6 @@ impl Buckets {
     fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
         let limits = document.runtime_config.bandwidth.unwrap_or(document.own);
-        if !limits.shaped_subnets.is_empty() || !limits.unshaped_subnets.is_empty() {
-            return Err(CniError::new(
-                Code::UnsupportedField,
-                "`shapedSubnets` and `unshapedSubnets` are not supported here: limits hold for all networks",
-            ));
-        }
         Ok(Self {
             received: bucket(limits.ingress_rate, limits.ingress_burst)?,
             sent: bucket(limits.egress_rate, limits.egress_burst)?,
@@ -187,7 +179,7 @@ fn remove(route: &mut RouteSocket, name: &str) -> Result<(), CniError> {
     let Some(link) = route.link(name).map_err(|e| e.during(format_args!("looking for {name:?}")))? else {
         return Ok(());
     };
-    match route.delete_link(link.index) {
+    match route.part_with_link(link.index) {
         Err(error) if error.is(Errno::NODEV) => Ok(()),
         outcome => outcome.map_err(|e| e.during(format_args!("removing {name:?}"))),
     }

@@ -174,7 +174,7 @@ pub(crate) fn remove(netns: &NetNs, name: &str) -> Result<(), CniError> {
         let Some(link) = route.link(name).map_err(|e| e.during(format_args!("looking for {name:?}")))? else {
             return Ok(());
         };
-        match route.delete_link(link.index) {
+        match route.part_with_link(link.index) {
             Err(error) if error.is(Errno::NODEV) => Ok(()),
             outcome => outcome.map_err(|e| e.during(format_args!("removing {name:?}"))),
         }

@@ -6,11 +6,12 @@ use super::{
 };
 use crate::protocol::error::CniError;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
 };
 use std::{
-    fmt,
+    fmt, io,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -93,9 +94,10 @@ impl Socket {
             Family::Netfilter => Some(net::netlink::NETFILTER),
         };
         let fd = net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        sys::enable(fd.as_fd(), libc::NETLINK_EXT_ACK);
-        sys::enable(fd.as_fd(), libc::NETLINK_CAP_ACK);
-        sys::enable(fd.as_fd(), libc::NETLINK_GET_STRICT_CHK);
+        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
+            // Kernels without it just go on without.
+            let _ = sys::set_option(fd.as_fd(), option, 1);
+        }
         Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
@@ -118,6 +120,44 @@ impl Socket {
             }
         }
         Err(NetlinkError::Refused { errno: Errno::INTR, explanation: Some("the dump kept changing".into()) })
+    }
+
+    /// Has a child process send a request whose effect the kernel tells `group` of long before it answers. Returns when
+    /// `shows` says of a message's type and body that this is it, or with the answer; `None` if neither came in time.
+    pub(super) fn execute_apart(
+        &mut self,
+        message: Message,
+        group: i32,
+        shows: impl Fn(u16, &[u8]) -> bool,
+        patience: Timespec,
+    ) -> Result<Option<()>, NetlinkError> {
+        let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        sys::set_option(self.fd.as_fd(), libc::NETLINK_ADD_MEMBERSHIP, group).map_err(errno)?;
+        self.sequence += 1;
+        let sequence = self.sequence;
+        sys::send_from_child(self.fd.as_fd(), &message.finish(sequence, ACK)).map_err(errno)?;
+        loop {
+            let mut wait = [PollFd::new(&self.fd, PollFlags::IN)];
+            match poll(&mut wait, Some(&patience)) {
+                Ok(0) => return Ok(None),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let length = match net::recv(&self.fd, self.buffer.as_mut_slice(), RecvFlags::DONTWAIT) {
+                Ok((_, length)) => length,
+                // Others make more changes than the socket can hold: the answer is still to come.
+                Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for received in messages(&self.buffer[..length]) {
+                if received.kind == NLMSG_ERROR && received.sequence == sequence {
+                    return outcome(received.flags, received.body).map(Some);
+                }
+                if shows(received.kind, received.body) {
+                    return Ok(Some(()));
+                }
+            }
+        }
     }
 
     fn exchange(&mut self, message: Message, flags: u16) -> Result<Vec<Answer>, NetlinkError> {
