@@ -43,13 +43,10 @@ fn load(request: &Request) -> Result<IngressPolicy, CniError> {
     let document: Document = request.config()?;
     let unsupported = |message: &str| Err(CniError::new(Code::UnsupportedField, message));
     match document.backend.as_str() {
-        "" | "nftables" => {}
-        "iptables" | "firewalld" => {
-            let message = format!(
-                "`backend` {} is not supported here; leave it out, or say nftables",
-                document.backend
-            );
-            return unsupported(&message);
+        // What iptables would do is done by nf_tables.
+        "" | "nftables" | "iptables" => {}
+        "firewalld" => {
+            return unsupported("`backend` firewalld is not supported here; leave it out, or say nftables");
         }
         other => return Err(CniError::config(format!("unrecognized backend {other:?}"))),
     }

@@ -43,13 +43,8 @@ impl PtpConfig {
     fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
         match document.ip_masq_backend.as_str() {
-            "" | "nftables" => {}
-            "iptables" => {
-                return Err(CniError::new(
-                    Code::UnsupportedField,
-                    "`ipMasqBackend` iptables is not supported here; leave it out, or say nftables",
-                ));
-            }
+            // What iptables would do is done by nf_tables.
+            "" | "nftables" | "iptables" => {}
             other => return Err(CniError::config(format!("unknown ipmasq backend {other:?}"))),
         }
         let mtu =

@@ -101,7 +101,7 @@ fn mistakes_have_their_codes_and_leave_nothing() {
         (json!({"type": "tap", "mtu": -1}), 7, "invalid mtu"),
         (json!({"type": "tap", "bridge": "none"}), 999, "Link not found"),
         (json!({"type": "ptp", "ipam": null}), 7, "`ipam` is missing"),
-        (json!({"type": "ptp", "ipMasqBackend": "iptables"}), 2, "iptables"),
+        (json!({"type": "ptp", "ipMasqBackend": "pf"}), 7, "pf"),
         (json!({"type": "tuning"}), 7, "prevResult"),
         (json!({"type": "tuning", "sysctl": {"kernel.hostname": "x"}, "prevResult": {}}), 7, "sysctl key"),
         (

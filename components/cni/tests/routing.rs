@@ -161,7 +161,7 @@ fn mistakes_have_the_codes_of_the_specification_and_leave_nothing() {
             7,
             "10.77.0.0/33",
         ),
-        ("firewall", json!({"backend": "iptables", "prevResult": {}}), pod.path(), 2, "iptables"),
+        ("firewall", json!({"backend": "firewalld", "prevResult": {}}), pod.path(), 2, "firewalld"),
         ("firewall", json!({"backend": "pf", "prevResult": {}}), pod.path(), 7, "pf"),
         (
             "firewall",
@@ -177,13 +177,6 @@ fn mistakes_have_the_codes_of_the_specification_and_leave_nothing() {
         ("vrf", fine.clone(), pod.path(), 7, "vrfname"),
         ("vrf", json!({"vrfname": "blue"}), pod.path(), 7, "prevResult"),
         ("vrf", json!({"vrfname": "blue", "prevResult": {}}), pod.path(), 999, "eth0"),
-        (
-            "bandwidth",
-            json!({"ingressRate": 8000, "ingressBurst": 8000, "unshapedSubnets": ["10.0.0.0/8"]}),
-            pod.path(),
-            2,
-            "Subnets",
-        ),
         (
             "portmap",
             json!({"runtimeConfig": {"portMappings": [{"hostPort": 70_000, "containerPort": 80, "protocol": "tcp"}]}, "prevResult": {}}),

@@ -2,6 +2,7 @@
 
 mod api_roles;
 mod apparmor;
+mod cni_reference;
 mod cold_boot;
 mod container_baked;
 mod container_pulled;
@@ -42,6 +43,7 @@ pub static ALL: &[&Scenario] = &[
     &exec_logs::SCENARIO,
     &pod_network::SCENARIO,
     &port_map::SCENARIO,
+    &cni_reference::SCENARIO,
     &limits::SCENARIO,
     &limits_bite::SCENARIO,
     &memory_limit::SCENARIO,

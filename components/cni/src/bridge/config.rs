@@ -2,7 +2,7 @@
 
 use crate::{
     netlink::link::Mac,
-    protocol::{error::CniError, error::Code, request::Request, result::Dns},
+    protocol::{error::CniError, request::Request, result::Dns},
 };
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -135,15 +135,10 @@ impl BridgeConfig {
     /// From a request's configuration, its environment and the runtime's capability arguments.
     pub fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
-        let unsupported = |message: &str| Err(CniError::new(Code::UnsupportedField, message));
         let invalid = |message: &str| Err(CniError::config(message));
         match document.ip_masq_backend.as_deref() {
-            None | Some("" | "nftables") => {}
-            Some("iptables") => {
-                return unsupported(
-                    "`ipMasqBackend` iptables is not supported here; leave it out, or say nftables",
-                );
-            }
+            // What iptables would do is done by nf_tables.
+            None | Some("" | "nftables" | "iptables") => {}
             Some(other) => return Err(CniError::config(format!("unknown ipmasq backend {other:?}"))),
         }
         if document.hairpin_mode && document.promisc_mode {
@@ -301,7 +296,6 @@ mod tests {
             (json!({"bridge": "a/b"}), 7, "a/b"),
             (json!({"isGateway": "yes"}), 7, "invalid type"),
             (json!({"hairpinMode": true, "promiscMode": true}), 7, "hairpin"),
-            (json!({"ipMasqBackend": "iptables"}), 2, "iptables"),
             (json!({"ipMasqBackend": "pf"}), 7, "pf"),
             (json!({"macspoofchk": 1}), 7, "invalid type"),
             (json!({"vlanTrunk": [{"minID": 5}]}), 7, "minID and maxID"),

@@ -103,20 +103,16 @@ impl PortmapConfig {
     /// From a request's configuration.
     pub fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
-        let unsupported = |message: &str| Err(CniError::new(Code::UnsupportedField, message));
         match document.backend.as_deref() {
-            None | Some("" | "nftables") => {}
-            Some("iptables") => {
-                return unsupported(
-                    "`backend` iptables is not supported here; leave it out, or say nftables",
-                );
-            }
+            // What iptables would do is done by nf_tables.
+            None | Some("" | "nftables" | "iptables") => {}
             Some(other) => return Err(CniError::config(format!("unrecognized backend {other:?}"))),
         }
-        if document.external_set_mark_chain.is_some() {
-            return unsupported("`externalSetMarkChain` needs iptables, which is not supported here");
+        // Marks, one's own or another's chain that sets them, are how the iptables backend remembers what to masquerade;
+        // conntrack tells us.
+        if document.external_set_mark_chain.is_some() && document.mark_masq_bit.is_some() {
+            return Err(CniError::config("Cannot specify externalSetMarkChain and markMasqBit"));
         }
-        // Marks are how the iptables backend remembers what to masquerade; conntrack tells us.
         if document.mark_masq_bit.is_some_and(|bit| !(0..=31).contains(&bit)) {
             return Err(CniError::config("MasqMarkBit must be between 0 and 31"));
         }
@@ -271,9 +267,8 @@ mod tests {
         for (settings, code, part) in [
             (json!({"conditionsV4": ["-m", "mark"]}), 2, "conditionsV4"),
             (json!({"conditionsV4": ["-d", "fd00::/8"]}), 2, "conditionsV4"),
-            (json!({"backend": "iptables"}), 2, "iptables"),
             (json!({"backend": "x"}), 7, "unrecognized backend"),
-            (json!({"externalSetMarkChain": "KUBE-MARK-MASQ"}), 2, "externalSetMarkChain"),
+            (json!({"externalSetMarkChain": "KUBE-MARK-MASQ", "markMasqBit": 5}), 7, "externalSetMarkChain"),
             (json!({"markMasqBit": 32}), 7, "between 0 and 31"),
             (json!({"runtimeConfig": {"portMappings": {}}}), 7, "invalid type"),
         ] {

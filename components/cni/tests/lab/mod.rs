@@ -13,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-pub(crate) const GO_PLUGINS: &str = "/usr/lib/cni";
+/// The program under test: `CAIRN_CNI_PROGRAM`, or the one that was built with this test.
+fn program() -> PathBuf {
+    let built = option_env!("CARGO_BIN_EXE_cairn-cni").unwrap_or("/usr/libexec/cairn/cairn-cni");
+    std::env::var_os("CAIRN_CNI_PROGRAM").map_or_else(|| built.into(), PathBuf::from)
+}
 
 /// Why integration tests cannot run here, if they cannot.
 pub(crate) fn missing() -> Option<&'static str> {
@@ -178,18 +182,18 @@ impl Host {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let plugins = directory.path().join("bin");
-        let installed = Command::new(env!("CARGO_BIN_EXE_cairn-cni")).arg("install").arg(&plugins).status();
+        let installed = Command::new(program()).arg("install").arg(&plugins).status();
         assert!(installed.unwrap().success());
         Self { netns: Namespace::new("host"), directory, plugins }
     }
 
-    /// With the reference plugins.
-    pub(crate) fn with_go_plugins() -> Self {
-        Self { plugins: GO_PLUGINS.into(), ..Self::new() }
+    /// With the plugins in another directory.
+    pub(crate) fn with_plugins(plugins: &Path) -> Self {
+        Self { plugins: plugins.to_owned(), ..Self::new() }
     }
 
     pub(crate) fn is_ours(&self) -> bool {
-        self.plugins != Path::new(GO_PLUGINS)
+        self.plugins.starts_with(self.directory.path())
     }
 
     /// A dual-stack network on a bridge, its addresses kept in our directory.

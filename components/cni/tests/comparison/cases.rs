@@ -1,0 +1,179 @@
+//! What is compared: configurations, and chains of them.
+
+use super::{Case, Need, effects::effects};
+use crate::lab::{Host, merge};
+use serde_json::{Value, json};
+
+/// A network whose pods have an interface on the host's `uplink`.
+fn on_uplink(host: &Host, kind: &str, settings: &Value) -> Value {
+    host.netns.ip("link add uplink type veth peer name wire");
+    host.netns.ip("link set uplink up");
+    host.netns.ip("link set wire up");
+    let mut network = host.network(json!({"type": kind, "master": "uplink"}));
+    for key in ["bridge", "isDefaultGateway", "hairpinMode"] {
+        network.as_object_mut().unwrap().remove(key);
+    }
+    merge(&mut network, settings.clone());
+    network
+}
+
+pub(super) fn chained(kind: &str, settings: Value) -> Value {
+    let mut config = json!({"cniVersion": "1.0.0", "name": "pods", "type": kind});
+    merge(&mut config, settings);
+    config
+}
+
+/// Everything that is compared.
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = bridges();
+    cases.extend(interfaces());
+    cases.extend(chains());
+    cases.extend(effects());
+    cases
+}
+
+fn bridges() -> Vec<Case> {
+    let bridge = |settings: Value| {
+        Case::new("bridge", settings.to_string(), move |host: &Host| vec![host.network(settings.clone())])
+    };
+    let versions = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
+    let mut cases: Vec<Case> = versions.map(|version| bridge(json!({"cniVersion": version}))).into();
+    cases.extend(
+        [
+            json!({"mtu": 1300, "hairpinMode": false}),
+            json!({"isDefaultGateway": false, "isGateway": true}),
+            json!({"isDefaultGateway": false}),
+            json!({"hairpinMode": false, "promiscMode": true}),
+            json!({"bridge": "br-other", "ipam": {"routes": [{"dst": "192.0.2.0/24"}, {"dst": "2001:db8::/32"}]}}),
+            json!({"ipam": {"ranges": [[{"subnet": "10.9.0.0/16", "rangeStart": "10.9.3.1", "gateway": "10.9.255.254"}]]}}),
+            json!({"dns": {"nameservers": ["192.0.2.53"], "search": ["a"]}}),
+            json!({"args": {"cni": {"mac": "02:00:00:00:00:77"}}}),
+            json!({"isDefaultGateway": false, "ipam": null}),
+        ]
+        .map(bridge),
+    );
+    for settings in [
+        json!({"vlan": 100}),
+        json!({"vlan": 100, "preserveDefaultVlan": true}),
+        json!({"isDefaultGateway": false, "vlanTrunk": [{"minID": 10, "maxID": 12}, {"id": 20}]}),
+        json!({"vlan": 5, "vlanTrunk": [{"id": 20}]}),
+    ] {
+        cases.push(bridge(settings).needs(&[Need::BridgeVlans]));
+    }
+    // Since 1.1.0 of the specification and later versions of the reference.
+    for settings in [
+        json!({"cniVersion": "1.1.0"}),
+        json!({"portIsolation": true}),
+        json!({"disableContainerInterface": true, "isDefaultGateway": false, "ipam": null}),
+        json!({"cniVersion": "1.1.0", "ipam": {"routes": [{"dst": "192.0.2.0/24", "mtu": 1400, "advmss": 1300, "priority": 7}]}}),
+    ] {
+        cases.push(bridge(settings).needs(&[Need::Plugin("dummy")]));
+    }
+    cases.push(Case::new("bridge", "loopback", |_| {
+        vec![json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"})]
+    }));
+    cases
+}
+
+fn interfaces() -> Vec<Case> {
+    let default = json!({"ipam": {"routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]}});
+    let fixed = json!({"type": "static", "ranges": null, "addresses": [{"address": "10.4.0.9/24", "gateway": "10.4.0.1"}],
+        "dns": {"nameservers": ["192.0.2.53"]}});
+    let mut cases = Vec::new();
+    for settings in [json!({}), json!({"mtu": 1300}), default.clone()] {
+        cases.push(Case::new("interfaces", format!("ptp {settings}"), move |host| {
+            let mut network = host.network(json!({"type": "ptp"}));
+            merge(&mut network, settings.clone());
+            vec![network]
+        }));
+    }
+    for (kind, settings) in [
+        ("macvlan", json!({})),
+        ("macvlan", json!({"mode": "private", "mtu": 1300})),
+        ("macvlan", json!({"mac": "02:00:00:00:00:78"})),
+        ("macvlan", default.clone()),
+        ("macvlan", json!({"mode": "vepa", "ipam": fixed})),
+        ("macvlan", json!({"ipam": null})),
+        ("ipvlan", json!({})),
+        ("ipvlan", json!({"mode": "l3", "mtu": 1300})),
+        ("ipvlan", json!({"mode": "l3s", "ipam": fixed})),
+        ("vlan", json!({"vlanId": 100})),
+        ("vlan", json!({"vlanId": 5, "mtu": 1300, "cniVersion": "0.3.1"})),
+    ] {
+        let label = format!("{kind} {settings}");
+        let case = Case::new("interfaces", label, move |host| vec![on_uplink(host, kind, &settings)]);
+        cases.push(case.needs(&[Need::Kind(kind)]));
+    }
+    cases.push(Case::new("interfaces", "host-device", |host| {
+        vec![on_uplink(host, "host-device", &json!({"device": "uplink"}))]
+    }));
+    for settings in [json!({}), json!({"ipam": fixed})] {
+        let case = Case::new("interfaces", format!("dummy {settings}"), move |host| {
+            let mut network = host.network(json!({"type": "dummy"}));
+            merge(&mut network, settings.clone());
+            vec![network]
+        });
+        cases.push(case.needs(&[Need::Kind("dummy"), Need::Plugin("dummy")]));
+    }
+    for settings in [
+        json!({}),
+        json!({"mtu": 1400, "multiQueue": true, "mac": "02:00:00:00:00:31"}),
+        json!({"owner": 1000, "group": 1001}),
+        json!({"owner": 1000, "ipam": null}),
+    ] {
+        let case = Case::new("interfaces", format!("tap {settings}"), move |host| {
+            let mut network = host.network(json!({"type": "tap", "bridge": ""}));
+            merge(&mut network, settings.clone());
+            vec![network]
+        });
+        cases.push(case.needs(&[Need::File("/dev/net/tun"), Need::Plugin("tap")]));
+    }
+    cases
+}
+
+fn chains() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut chain = |group, kind: &'static str, first: Value, settings: Value, needs: &[Need]| {
+        let case = Case::new(group, format!("{kind} {settings} after {first}"), move |host| {
+            let mut settings = settings.clone();
+            if kind == "tuning" {
+                settings["dataDir"] = json!(host.directory.path().join("tuning"));
+            }
+            vec![host.network(first.clone()), chained(kind, settings)]
+        });
+        cases.push(case.needs(needs));
+    };
+    for settings in [
+        json!({"mac": "02:00:00:00:00:77", "mtu": 1280, "promisc": true, "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"}}),
+        json!({"allmulti": true}),
+    ] {
+        chain("tuning", "tuning", json!({}), settings, &[]);
+    }
+    chain("tuning", "tuning", json!({}), json!({"txQLen": 500}), &[Need::Plugin("dummy")]);
+    for first in [
+        json!({}),
+        json!({"isDefaultGateway": false, "isGateway": true}),
+        json!({"ipam": {"routes": [{"dst": "192.0.2.0/24"}, {"dst": "198.51.100.0/24", "gw": "10.77.0.7"}]}}),
+    ] {
+        chain("routing", "sbr", first, json!({}), &[]);
+    }
+    chain("routing", "sbr", json!({}), json!({"table": 42}), &[Need::Plugin("dummy")]);
+    for (first, settings) in [
+        (json!({}), json!({"vrfname": "blue"})),
+        (json!({}), json!({"vrfname": "blue", "table": 42})),
+        (json!({"ipam": {"routes": [{"dst": "192.0.2.0/24"}]}}), json!({"vrfname": "red"})),
+    ] {
+        chain("routing", "vrf", first, settings, &[Need::Kind("vrf")]);
+    }
+    let received = json!({"ingressRate": 100_000_000, "ingressBurst": 8_000_000});
+    let sent = json!({"egressRate": 1_000_000, "egressBurst": 800_000});
+    let mut each = received.clone();
+    merge(&mut each, sent.clone());
+    for limits in [received, sent, each.clone()] {
+        let runtime = json!({"runtimeConfig": {"bandwidth": limits}});
+        chain("bandwidth", "bandwidth", json!({}), runtime, &[Need::Kind("ifb")]);
+    }
+    each["shapedSubnets"] = json!(["10.0.0.0/8"]);
+    chain("bandwidth", "bandwidth", json!({}), each, &[Need::Kind("ifb")]);
+    cases
+}
