@@ -65,6 +65,17 @@ impl Shared {
     }
 }
 
+/// The `mtu` of a configuration; `None` is the kernel's.
+pub(crate) fn mtu(given: i64) -> Result<Option<u32>, CniError> {
+    if given == 0 {
+        return Ok(None);
+    }
+    let mtu = u32::try_from(given).ok().filter(|mtu| (68..=65_535).contains(mtu));
+    mtu.map(Some).ok_or_else(|| {
+        CniError::config(format!("invalid mtu {given} (must be between 68 and 65535, or 0 for the kernel's)"))
+    })
+}
+
 pub(crate) fn read(request: &Request) -> Result<(), CniError> {
     request.config::<Shared>().map(drop)
 }

@@ -7,6 +7,14 @@ use crate::{
     ruleset::{MASQUERADE, Owner, Ruleset},
 };
 
+/// Whether `ipMasqBackend` names one that there is. What iptables would do is done by nf_tables.
+pub(crate) fn check_backend(name: &str) -> Result<(), CniError> {
+    match name {
+        "" | "nftables" | "iptables" => Ok(()),
+        other => Err(CniError::config(format!("unknown ipmasq backend {other:?}"))),
+    }
+}
+
 fn rules(result: &CniResult) -> Vec<(Chain, Rule)> {
     result
         .ips

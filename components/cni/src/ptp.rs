@@ -42,18 +42,8 @@ struct PtpConfig {
 impl PtpConfig {
     fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
-        match document.ip_masq_backend.as_str() {
-            // What iptables would do is done by nf_tables.
-            "" | "nftables" | "iptables" => {}
-            other => return Err(CniError::config(format!("unknown ipmasq backend {other:?}"))),
-        }
-        let mtu =
-            match document.mtu {
-                0 => None,
-                given => Some(u32::try_from(given).ok().filter(|m| (68..=65_535).contains(m)).ok_or_else(
-                    || CniError::config(format!("invalid mtu {given} (must be between 68 and 65535, or 0)")),
-                )?),
-            };
+        masquerade::check_backend(&document.ip_masq_backend)?;
+        let mtu = interface::mtu(document.mtu)?;
         Ok(Self { shared: request.config()?, masquerade: document.ip_masq, mtu })
     }
 }

@@ -51,13 +51,7 @@ struct TapConfig {
 impl TapConfig {
     fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
-        let mtu =
-            match document.mtu {
-                0 => None,
-                given => Some(u32::try_from(given).ok().filter(|m| (68..=65_535).contains(m)).ok_or_else(
-                    || CniError::config(format!("invalid mtu {given} (must be between 68 and 65535, or 0)")),
-                )?),
-            };
+        let mtu = interface::mtu(document.mtu)?;
         let macs =
             [&document.runtime_config.mac, request.arg("MAC").unwrap_or_default(), document.mac.as_str()];
         let mac = macs.into_iter().find(|mac| !mac.is_empty()).map(str::parse::<Mac>).transpose();

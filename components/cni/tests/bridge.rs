@@ -148,7 +148,7 @@ fn a_failed_add_leaves_nothing_and_says_why() {
     host.add(&host.network(json!({"forceAddress": true})), &pod);
     // Twice the same attachment.
     let (_, message) = code(host.cni("ADD", &network, &pod.name, &pod.path()));
-    assert!(message.contains("duplicate allocation"), "{message}");
+    assert!(message.contains("already exists"), "{message}");
     assert_eq!(host.reservations().len(), 2, "the first ADD's addresses are untouched");
     // No such namespace; and the host's own.
     assert_eq!(code(host.cni("ADD", &network, "c2", "/run/netns/nothing".as_ref())).0, 8);

@@ -19,7 +19,7 @@ use std::{
 pub(super) static SCENARIO: Scenario = Scenario {
     id: "cni-reference",
     title: "CNI plugins do what the reference plugins do, with ipvlan, VLANs, VRFs and dummies, too",
-    requirements: &["ra2.ntw.002", "ra2.ntw.003"],
+    requirements: &["ra2.ntw.002", "ra2.ntw.013"],
     needs: Needs::Shared,
     budget: 4,
     run: |context| Box::pin(run(context)),

@@ -1,6 +1,7 @@
 //! Configuration of `bridge`.
 
 use crate::{
+    interface, masquerade,
     netlink::link::Mac,
     protocol::{error::CniError, request::Request, result::Dns},
 };
@@ -56,7 +57,7 @@ struct Document {
     is_default_gateway: bool,
     force_address: bool,
     ip_masq: bool,
-    ip_masq_backend: Option<String>,
+    ip_masq_backend: String,
     mtu: i64,
     hairpin_mode: bool,
     promisc_mode: bool,
@@ -83,7 +84,7 @@ impl Default for Document {
             is_default_gateway: false,
             force_address: false,
             ip_masq: false,
-            ip_masq_backend: None,
+            ip_masq_backend: String::new(),
             mtu: 0,
             hairpin_mode: false,
             promisc_mode: false,
@@ -136,11 +137,7 @@ impl BridgeConfig {
     pub fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
         let invalid = |message: &str| Err(CniError::config(message));
-        match document.ip_masq_backend.as_deref() {
-            // What iptables would do is done by nf_tables.
-            None | Some("" | "nftables" | "iptables") => {}
-            Some(other) => return Err(CniError::config(format!("unknown ipmasq backend {other:?}"))),
-        }
+        masquerade::check_backend(&document.ip_masq_backend)?;
         if document.hairpin_mode && document.promisc_mode {
             return invalid("cannot set hairpin mode and promiscuous mode at the same time");
         }
@@ -159,16 +156,7 @@ impl BridgeConfig {
         let vlan = vlan_id(document.vlan, 0).ok_or_else(|| {
             CniError::config(format!("invalid VLAN ID {} (must be between 0 and 4094)", document.vlan))
         })?;
-        let mtu = match document.mtu {
-            0 => None,
-            given => {
-                Some(u32::try_from(given).ok().filter(|m| (68..=65_535).contains(m)).ok_or_else(|| {
-                    CniError::config(format!(
-                        "invalid mtu {given} (must be between 68 and 65535, or 0 for the kernel's)"
-                    ))
-                })?)
-            }
-        };
+        let mtu = interface::mtu(document.mtu)?;
         // The runtime's capability argument has the last word, then the configuration's `args`, then CNI_ARGS.
         let macs = [
             document.runtime_config.mac.as_str(),
