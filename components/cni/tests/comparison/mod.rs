@@ -179,7 +179,11 @@ fn play(case: &Case, host: Host) -> (Value, Value) {
         }
     }
     for config in configs.iter().rev() {
-        host.del(config, pod);
+        if let Err(error) = host.cni("DEL", config, &pod.name, &pod.path()) {
+            // That of 1.9.1 looks for rules of iptables also where it was told to make none, and finds fault with that.
+            assert!(!host.is_ours(), "DEL of {}: {error}", config["type"]);
+            println!("the reference's DEL of {} fails: {error}", config["type"]);
+        }
     }
     let mut left = look();
     left["reservations"] = json!(host.reservations());
