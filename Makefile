@@ -16,7 +16,8 @@ CAIRN := target/release/cairn
 BUILD_PACKAGES := gcc libc6-dev libseccomp-dev debian-archive-keyring
 # Needed to boot and to cross-check what we write: the field's own tools.
 TEST_PACKAGES := qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools squashfs-tools cryptsetup-bin binutils \
-                 kmod systemd-container e2fsprogs xfsprogs time procps cpio containernetworking-plugins dnsmasq-base busybox-static iproute2 iputils-ping
+                 kmod systemd-container e2fsprogs xfsprogs time procps cpio containernetworking-plugins dnsmasq-base busybox-static \
+                 iproute2 iputils-ping nfs-ganesha-vfs tgt
 
 # The two images differ in kernel and drivers only: the second proves what these are for.
 CLOUD_SCENARIOS := cold-boot dual-stack container-baked container-pulled pod-network port-map firmware-boot

@@ -137,6 +137,9 @@ pub enum Fault {
     /// The monitor said no, or nothing.
     #[error("QEMU monitor: {0}")]
     Monitor(String),
+    /// A server that guests use did not start, or did not do what it was told.
+    #[error("{0}")]
+    Server(String),
     /// Keys or certificates could not be made.
     #[error("cannot make test certificates: {0}")]
     Certificates(String),

@@ -16,7 +16,9 @@ use crate::{
     registry::{
         Access, ImageBuilder, Layer, Registry, SyntheticImage, SyntheticIndex, synthesis::Compression,
     },
+    scenario::Stop,
 };
+use cairn_contract::storage::BackendKind;
 use std::{
     io,
     path::{Path, PathBuf},
@@ -39,6 +41,8 @@ pub struct Lab {
     pub uki: UkiParts,
     /// What containers run.
     pub probe: Probe,
+    /// Kinds of volumes that the image has drivers for.
+    pub volumes: Vec<BackendKind>,
     /// Certificates.
     pub identity: Identity,
     /// Registry on the host's loopback.
@@ -73,7 +77,8 @@ impl Lab {
         let program = program::locate()?;
         let accelerator = accelerator::settle(options.accelerator, &program, options.work).await?;
         let uki = uki::extract(&image.uki, options.work)?;
-        let probe = Root::open(&image)?.probe()?;
+        let root = Root::open(&image)?;
+        let (probe, volumes) = (root.probe()?, root.volumes()?);
         let registry = Registry::start(Access::Open).await?;
         stock(&registry, &probe).map_err(Fault::io("make the test images"))?;
         Ok(Self {
@@ -81,6 +86,7 @@ impl Lab {
             accelerator,
             uki,
             probe,
+            volumes,
             registry,
             identity: Identity::generate()?,
             image,
@@ -100,6 +106,14 @@ impl Lab {
 
     pub(crate) fn measured(&self, pace: Pace) {
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace;
+    }
+
+    /// Skips what needs volumes that the image does not have.
+    pub fn has_volumes(&self, kind: BackendKind) -> Result<(), Stop> {
+        if self.volumes.contains(&kind) {
+            return Ok(());
+        }
+        Err(Stop::Skipped(format!("the image has no {} volumes ([storage] of its profile)", kind.name())))
     }
 
     /// A reference to one of the images in the harness's registry, as a pod would name it.

@@ -28,6 +28,7 @@ pub mod report;
 mod run;
 pub mod scenario;
 pub mod scenarios;
+pub mod storage;
 mod test;
 
 pub use error::{Error, Fault, UserError};

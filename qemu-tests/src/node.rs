@@ -7,7 +7,7 @@ use crate::{
     management::Address,
     pace::Pace,
     qemu::{
-        arguments::{Boot, Console, Credential, Disk, DiskFormat, Forward, MachineSpec},
+        arguments::{Boot, Console, Credential, Disk, DiskFormat, Forward, MachineSpec, NETWORK},
         firmware,
         machine::Machine,
         overlay,
@@ -193,6 +193,28 @@ impl Node {
         self.start.silence = SILENCE_AFTER_RESTART;
         self.guest = Guest::new(&self.address, self.pace);
         self.ready().await
+    }
+
+    /// Pulls the network cable: what is sent is lost, connections do not know.
+    pub async fn pull_cable(&mut self) -> Result<(), Stop> {
+        Ok(self.machine.monitor().set_link(NETWORK, false).await?)
+    }
+
+    /// Plugs it in again. Connections of the harness may have been given up meanwhile, so they are made anew.
+    pub async fn plug_cable(&mut self) -> Result<(), Stop> {
+        self.machine.monitor().set_link(NETWORK, true).await?;
+        self.guest = Guest::new(&self.address, self.pace);
+        self.guest.reached().await.map(drop)
+    }
+
+    /// Freezes the machine: nothing in it runs or knows.
+    pub async fn freeze(&mut self) -> Result<(), Stop> {
+        Ok(self.machine.monitor().stop().await?)
+    }
+
+    /// Lets it run on.
+    pub async fn thaw(&mut self) -> Result<(), Stop> {
+        Ok(self.machine.monitor().resume().await?)
     }
 
     /// The way in.

@@ -63,7 +63,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Reach the node's container runtime (CRI) through a local socket, until Ctrl-C.
+    /// Reach the node's container runtime (CRI) or one of its storage drivers (CSI) through a local socket, until
+    /// Ctrl-C.
     ///
     /// The socket's URL is printed as soon as it takes connections. Needs an administrator's certificate.
     #[command(
@@ -72,7 +73,11 @@ enum Command {
     Tunnel {
         #[command(flatten)]
         access: Access,
-        /// Where the socket goes [default: cri.sock in the credentials' directory]. Only its owner may use it.
+        /// What it leads to.
+        #[arg(long, value_enum, default_value_t)]
+        to: listen::Target,
+        /// Where the socket goes [default: cri.sock and so on in the credentials' directory]. Only its owner may use
+        /// it.
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
@@ -135,9 +140,9 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
                 let request = JournalRequest { unit: unit.unwrap_or_default(), lines, follow, boot };
                 journal(&access, request, json).await
             }
-            Command::Tunnel { access, socket } => {
-                let socket = socket.unwrap_or_else(|| access.credentials.join("cri.sock"));
-                listen::run(access.connect().await?, &socket, &access.node).await
+            Command::Tunnel { access, to, socket } => {
+                let socket = socket.unwrap_or_else(|| access.credentials.join(to.file()));
+                listen::run(access.connect().await?, to, &socket, &access.node).await
             }
             Command::Reboot { access } => power(&access, PowerAction::Reboot).await,
             Command::Poweroff { access } => power(&access, PowerAction::Off).await,

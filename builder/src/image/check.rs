@@ -6,6 +6,7 @@
 //! together.
 
 mod accounts;
+mod storage;
 mod units;
 
 use super::artifact;
@@ -35,7 +36,7 @@ pub struct FinishedImage<'a> {
 }
 
 /// Every check on a finished image.
-pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 5] {
+pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 6] {
     [
         Check {
             id: "image.budgets",
@@ -66,6 +67,12 @@ pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 5] {
             severity: Severity::Fatal,
             rule: "no account has a password, and none can be used without one",
             run: accounts::passwords,
+        },
+        Check {
+            id: "image.storage",
+            severity: Severity::Fatal,
+            rule: "the programs and modules of every volume backend that is on are there, and the state partition can limit directories",
+            run: storage::needs,
         },
     ]
 }

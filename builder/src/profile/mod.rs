@@ -12,6 +12,7 @@ mod reference;
 pub mod render;
 mod schema;
 mod show;
+pub mod storage;
 pub mod value;
 
 pub use check::check_profile;

@@ -26,6 +26,8 @@ pub struct MachineConfig {
     pub registries: BTreeMap<String, Registry>,
     /// Kernel parameters that need no rebuild, `net.core.somaxconn = "1024"`.
     pub sysctl: BTreeMap<String, String>,
+    /// Who the node is to iSCSI targets.
+    pub iscsi: Iscsi,
 }
 
 /// Identity.
@@ -134,6 +136,15 @@ pub struct Registry {
     pub password: Option<String>,
 }
 
+/// Who the node is to iSCSI targets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Iscsi {
+    /// Initiator name, `iqn.2026-11.org.example:node-1` (RFC 7143, section 4.2.7); without it, one made of the
+    /// machine id.
+    pub initiator_name: Option<String>,
+}
+
 /// A machine config that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineConfigError {
@@ -191,8 +202,36 @@ impl MachineConfig {
                 return bad("cluster.bootstrap_token".into(), "must have the form abcdef.0123456789abcdef");
             }
         }
+        if let Some(name) = &self.iscsi.initiator_name
+            && !is_iscsi_name(name)
+        {
+            return bad(
+                "iscsi.initiator_name".into(),
+                "must be an iSCSI name, such as iqn.2026-11.org.example:node-1: lower-case letters, digits, `-`, `.` and `:`, at most 223 characters",
+            );
+        }
         Ok(())
     }
+}
+
+/// RFC 7143, section 4.2.7: `iqn.` with a date and a domain, `eui.` with 16 hexadecimal digits, `naa.` with 16 or 32.
+pub fn is_iscsi_name(name: &str) -> bool {
+    let hex = |text: &str, lengths: &[usize]| {
+        lengths.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let iqn = |text: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:".contains(&b);
+        let date = text.split('.').next().unwrap_or_default().as_bytes();
+        let dated = matches!(date, [y @ .., b'-', a, b] if y.len() == 4 && y.iter().chain([a, b]).all(u8::is_ascii_digit));
+        dated && text.len() > date.len() + 1 && text.bytes().all(allowed)
+    };
+    name.len() <= 223
+        && match name.split_once('.') {
+            Some(("iqn", rest)) => iqn(rest),
+            Some(("eui", rest)) => hex(rest, &[16]),
+            Some(("naa", rest)) => hex(rest, &[16, 32]),
+            _ => false,
+        }
 }
 
 /// RFC 1123 names, as Kubernetes wants node names.
@@ -243,9 +282,39 @@ mod tests {
             ),
             ("[cluster]\nendpoint='http://x'\nbootstrap_token='a'\nca=''", "cluster.endpoint"),
             ("[cluster]\nendpoint='https://x'\nbootstrap_token='a'\nca=''", "cluster.bootstrap_token"),
+            ("[iscsi]\ninitiator_name='node-1'", "iscsi.initiator_name"),
         ] {
             let message = MachineConfig::parse(text).unwrap_err().to_string();
             assert!(message.contains(expected), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn iscsi_names_have_one_of_three_forms() {
+        for good in [
+            "iqn.2026-11.org.example",
+            "iqn.2001-04.com.example:storage:diskarrays-sn-a8675309",
+            "eui.02004567a425678d",
+            "naa.52004567ba64678d",
+            "naa.62004567ba64678d0123456789abcdef",
+        ] {
+            assert!(is_iscsi_name(good), "{good}");
+        }
+        for bad in [
+            "",
+            "iqn",
+            "iqn.",
+            "iqn.2026-11",
+            "iqn.2026-11.",
+            "iqn.26-11.org.example",
+            "iqn.2026-11.org.example/..",
+            "iqn.2026-11.org.example a",
+            "iqn.2026-11.org.Example",
+            "eui.02004567a425678",
+            "naa.zz004567ba64678d",
+        ] {
+            assert!(!is_iscsi_name(bad), "{bad}");
+        }
+        assert!(!is_iscsi_name(&format!("iqn.2026-11.{}", "a".repeat(220))));
     }
 }

@@ -1,5 +1,6 @@
 //! What the kernel knows about this machine: interfaces, memory, identity. Read from /sys and /proc.
 
+use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::{fs, net::IpAddr};
 
@@ -39,6 +40,13 @@ pub fn default_name(interfaces: &[Interface]) -> String {
         12 => format!("cairn-{}", &digits[6..].to_lowercase()),
         _ => "cairn".to_owned(),
     }
+}
+
+/// iSCSI initiator name of a machine whose config gives none: the same at every boot, another on every node. A
+/// machine id is nothing to show on the network (machine-id(5)), so it is hashed.
+pub fn default_initiator(machine_id: &str) -> String {
+    let digest = Sha256::digest(format!("cairn iscsi initiator {machine_id}"));
+    format!("iqn.2016-04.com.open-iscsi:{}", hex::encode(&digest[..6]))
 }
 
 /// Total and available memory in bytes.

@@ -37,6 +37,8 @@ impl Node {
         let folder = tempfile::tempdir().unwrap();
         let backends = Backends {
             cri_socket: folder.path().join("cri.sock"),
+            csi_run: folder.path().join("csi"),
+            plugins_registry: folder.path().join("registry"),
             // Says its arguments, as a line that is no journal entry; the service must leave it out.
             journalctl: "/bin/echo".into(),
             systemctl: "/bin/true".into(),
@@ -228,6 +230,36 @@ async fn a_tunnel_carries_much_in_both_directions_at_once() {
         received.extend(bytes);
     }
     assert!(received == sent, "{} bytes came back of {TOTAL}", received.len());
+}
+
+#[tokio::test]
+async fn every_target_is_a_socket_of_its_own() {
+    let node = Node::serve().await;
+    let mut admin = node.client(Some(ROLE_ADMIN));
+    let (csi, registry) = (node.folder.path().join("csi"), node.folder.path().join("registry"));
+    std::fs::create_dir_all(&csi).unwrap();
+    std::fs::create_dir_all(&registry).unwrap();
+    let sockets = [
+        (TunnelTarget::Cri, node.cri_socket()),
+        (TunnelTarget::CsiLocal, csi.join("local.sock")),
+        (TunnelTarget::CsiNfs, csi.join("nfs.sock")),
+        (TunnelTarget::CsiIscsi, csi.join("iscsi.sock")),
+        (TunnelTarget::RegistrationLocal, registry.join("local.csi.cairn-reg.sock")),
+        (TunnelTarget::RegistrationNfs, registry.join("nfs.csi.cairn-reg.sock")),
+        (TunnelTarget::RegistrationIscsi, registry.join("iscsi.csi.cairn-reg.sock")),
+    ];
+    for (_, path) in &sockets {
+        let name = path.file_name().unwrap().to_owned().into_encoded_bytes();
+        target(path, move |mut stream| {
+            let name = name.clone();
+            async move { stream.write_all(&name).await.unwrap() }
+        });
+    }
+    for (target, path) in sockets {
+        let (_sender, mut answer) = tunnel(&mut admin, Content::Target(target.into())).await.unwrap();
+        let name = path.file_name().unwrap().as_encoded_bytes();
+        assert_eq!(answer.message().await.unwrap().unwrap(), data(name), "{target:?}");
+    }
 }
 
 #[tokio::test]

@@ -209,6 +209,26 @@ fn files_are_written_listed_read_and_hashed() {
 }
 
 #[test]
+fn directories_are_made_and_files_filled() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = directory.path().join("a/b");
+    out(&["mkdir", &made.display().to_string()]);
+    out(&["mkdir", &made.display().to_string()]);
+    let file = made.join("f").display().to_string();
+    assert_eq!(out(&["fill", &file, "150000", "--every", "1"]), "150000\n");
+    let content = std::fs::read(&file).unwrap();
+    assert_eq!(content.len(), 150_000);
+    assert_ne!(content[..65_536], content[65_536..131_072]);
+    assert_eq!(out(&["fill", &file, "1K"]), "1024\n");
+    assert_eq!(run(&["head", &file, "16"]).stdout, content[..16]);
+    assert_eq!(run(&["head", &file, "1G"]).stdout, content[..1024]);
+    out(&["sync"]);
+    let (code, text) = failure(&["fill", "/dev/full", "100K"]);
+    assert!(code == 1 && text.contains("ENOSPC: /dev/full: after 0 bytes"), "{text}");
+    assert!(failure(&["mkdir", "/proc/x"]).0 == 1 && failure(&["fill", &file, "1T"]).0 == 2);
+}
+
+#[test]
 fn mounts_are_shown_as_they_are_and_as_json() {
     assert_eq!(out(&["mounts"]).lines().count(), json(&["mounts", "--json"]).as_array().unwrap().len());
     let all = json(&["mounts", "--json"]);

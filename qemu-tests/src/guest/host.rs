@@ -65,6 +65,19 @@ impl Host {
         self.run(&["write", &format!("{MOUNT}{path}"), text]).await
     }
 
+    /// Makes a directory of the node with its parents; it may be there.
+    pub async fn make_directory(&self, path: &str) -> Result<(), Stop> {
+        self.run(&["mkdir", &format!("{MOUNT}{path}")]).await?.success().map(drop).map_err(|stop| stop.while_trying(path))
+    }
+
+    /// Names of what is in a directory of the node.
+    pub async fn list(&self, path: &str) -> Result<Vec<String>, Stop> {
+        let lines = self.run(&["ls", &format!("{MOUNT}{path}")]).await?.success();
+        let lines = lines.map_err(|stop| stop.while_trying(path))?;
+        // Mode, owner, group and size come before the name.
+        Ok(lines.lines().filter_map(|line| line.splitn(5, ' ').nth(4)).map(str::to_owned).collect())
+    }
+
     /// A container's log so far.
     pub async fn log(&self, container: &Container) -> Result<Vec<LogLine>, Stop> {
         let text = self.read(&container.log).await?;

@@ -2,12 +2,13 @@
 //!
 //! A node has no shell and no SSH; it has a management API over mutual TLS. The harness makes the certificates
 //! ([`identity`]), connects through a forwarded port ([`forwarded`]), asks the node itself ([`Guest`]) and reaches
-//! its CRI socket through the API's tunnel, as a kubelet would ([`pod`]). [`host`] looks at the node from a
+//! its CRI and CSI sockets through the API's tunnel, as a kubelet would ([`pod`], [`volume`]). [`host`] looks at the node from a
 //! privileged pod, which is how one inspects such a node in a cluster, too.
 
 pub mod host;
 pub mod identity;
 pub mod pod;
+pub mod volume;
 
 use crate::{
     error::Fault,
@@ -18,7 +19,7 @@ use crate::{
 use cairn_contract::{
     cri::{self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
     management::{
-        JournalEntry, JournalRequest, PowerAction, PowerRequest, StatusRequest, StatusResponse,
+        JournalEntry, JournalRequest, PowerAction, PowerRequest, StatusRequest, StatusResponse, TunnelTarget,
         management_client::ManagementClient,
     },
 };
@@ -53,7 +54,7 @@ impl Guest {
     /// For the node at `address`; nothing is sent yet.
     pub fn new(address: &Address, pace: Pace) -> Self {
         let management = management::open(address);
-        let cri = tunnel::open(management.clone());
+        let cri = tunnel::open(management.clone(), TunnelTarget::Cri);
         let runtime = RuntimeServiceClient::new(cri.clone());
         Self { management, runtime, images: ImageServiceClient::new(cri), pace }
     }

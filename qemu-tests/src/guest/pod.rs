@@ -1,7 +1,7 @@
 //! Pods and containers, as a kubelet makes them, but readable.
 
 use super::{CALL, Guest, LONG_CALL, image_spec};
-use crate::scenario::Stop;
+use crate::{image::root::Probe, scenario::Stop};
 use cairn_contract::cri;
 use std::{
     net::IpAddr,
@@ -98,6 +98,14 @@ impl Guest {
                 ..Default::default()
             },
         }
+    }
+
+    /// A pod with one container of the probe that waits, and a directory of the node at `/volume` in it.
+    pub async fn pod_with(&self, name: &str, probe: &Probe, path: &str) -> Result<(Pod, Container), Stop> {
+        let pod = self.pod(name).run().await?;
+        let container = pod.container("main", &probe.reference).args(["pause"]).mount(path, "/volume");
+        let container = container.start().await?;
+        Ok((pod, container))
     }
 
     /// A pod's state.

@@ -8,6 +8,7 @@ use cairn_contract::{
     digest::Sha256Digest,
     manifest::PartitionRole,
     paths,
+    storage::{BackendKind, StorageConfig},
 };
 use std::{
     fs::File,
@@ -107,6 +108,18 @@ impl Root<'_> {
         }
         let config = self.read(&base.join("configs").join(image.config.hex()))?;
         Ok(Probe { reference, id: image.config, config, files })
+    }
+
+    /// The kinds of volumes that its CSI driver serves; none if it has no driver.
+    pub fn volumes(&self) -> Result<Vec<BackendKind>, Error> {
+        let path = Path::new(paths::CSI_CONFIG);
+        if !self.reader.files().any(|node| node.fullpath == path) {
+            return Ok(Vec::new());
+        }
+        let text = String::from_utf8_lossy(&self.read(path)?).into_owned();
+        let config: StorageConfig =
+            toml::from_str(&text).map_err(|error| self.bad(format!("{}: {error}", path.display())))?;
+        Ok(config.backends)
     }
 
     fn layer(&self, directory: &Path, files: &mut Vec<LayerFile>) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! A client of the node's management API: gRPC over mutual TLS, and the CRI socket behind its tunnel.
+//! A client of the node's management API: gRPC over mutual TLS, and the node's sockets behind its tunnel.
 //!
 //! The harness and `cairn node` are two users of it. Who the client is comes from [`Credentials`], where the node
 //! is from a [`Place`]; both together are an [`Address`], which is [connected](connect) at once for a person who

@@ -103,6 +103,9 @@ pub struct MachineSpec {
     pub monitor: PathBuf,
 }
 
+/// Id of the one network card's cable.
+pub const NETWORK: &str = "net0";
+
 /// Identity of the machine, as firmware has it: the image takes its machine id from there.
 const MACHINE: &str = "ca170000-0000-4000-8000-525400ca1701";
 
@@ -180,14 +183,15 @@ impl MachineSpec {
     }
 
     fn network(&self, line: &mut Line) {
-        let mut user = String::from("user,id=net0,ipv4=on,ipv6=on");
+        let mut user = format!("user,id={NETWORK},ipv4=on,ipv6=on");
         for forward in &self.forwards {
             let host = SocketAddrV4::new(Ipv4Addr::LOCALHOST, forward.host);
             user.push_str(&format!(",hostfwd=tcp:{host}-:{}", forward.guest));
         }
         line.option("-netdev", user);
         // The option ROM would have the firmware try to boot from the network.
-        line.option("-device", "virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:ca:17:01");
+        let card = format!("virtio-net-pci,netdev={NETWORK},romfile=,mac=52:54:00:ca:17:01");
+        line.option("-device", card);
     }
 }
 

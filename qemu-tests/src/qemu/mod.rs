@@ -12,6 +12,6 @@ pub mod machine;
 pub mod monitor;
 pub mod overlay;
 pub mod ports;
-mod process;
+pub(crate) mod process;
 pub mod program;
 pub mod serial;

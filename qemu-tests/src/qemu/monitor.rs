@@ -69,6 +69,11 @@ impl Monitor {
         self.execute("cont").await.map(drop)
     }
 
+    /// Plugs the network cable in, or pulls it; `device` is an id of the command line.
+    pub async fn set_link(&mut self, device: &str, up: bool) -> Result<(), Fault> {
+        self.execute_with("set_link", Some(json!({ "name": device, "up": up }))).await.map(drop)
+    }
+
     /// Ends QEMU.
     pub async fn quit(&mut self) -> Result<(), Fault> {
         self.execute("quit").await.map(drop)
@@ -80,9 +85,17 @@ impl Monitor {
     }
 
     async fn execute(&mut self, command: &str) -> Result<Value, Fault> {
+        self.execute_with(command, None).await
+    }
+
+    async fn execute_with(&mut self, command: &str, arguments: Option<Value>) -> Result<Value, Fault> {
         self.next_id += 1;
         let id = self.next_id;
-        let mut message = json!({ "execute": command, "id": id }).to_string();
+        let mut message = json!({ "execute": command, "id": id });
+        if let Some(arguments) = arguments {
+            message["arguments"] = arguments;
+        }
+        let mut message = message.to_string();
         message.push('\n');
         self.out.write_all(message.as_bytes()).await.map_err(Fault::io(format!("send {command} to QEMU")))?;
         loop {

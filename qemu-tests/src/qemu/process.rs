@@ -10,7 +10,7 @@ use tokio::process::Command;
 ///
 /// The death signal follows the *thread*, so this belongs on the runtime's own threads, which live as long
 /// as the program, and never in `spawn_blocking`, whose threads come and go.
-pub(super) fn leash(command: &mut Command, niceness: i32) {
+pub(crate) fn leash(command: &mut Command, niceness: i32) {
     command.kill_on_drop(true);
     let before_exec = move || -> io::Result<()> {
         set_parent_process_death_signal(Some(Signal::KILL))?;

@@ -22,8 +22,7 @@ pub struct Program {
 
 /// Looks the emulator up in `PATH` and asks for its version.
 pub fn locate() -> Result<Program, Error> {
-    let path = search(PROGRAM, &env::var_os("PATH").unwrap_or_default())
-        .ok_or(UserError::NoProgram { program: PROGRAM.to_owned(), package: PACKAGE })?;
+    let path = find(PROGRAM, PACKAGE)?;
     let output = Command::new(&path)
         .arg("-version")
         .output()
@@ -33,6 +32,13 @@ pub fn locate() -> Result<Program, Error> {
         Fault::Qemu(format!("{} -version did not say a version: {}", path.display(), text.trim()))
     })?;
     Ok(Program { path, version })
+}
+
+/// A program of the Debian package `package`, looked up in `PATH` and where daemons are, which is in root's alone.
+pub(crate) fn find(program: &str, package: &'static str) -> Result<PathBuf, UserError> {
+    search(program, &env::var_os("PATH").unwrap_or_default())
+        .or_else(|| search(program, "/usr/sbin:/sbin".as_ref()))
+        .ok_or(UserError::NoProgram { program: program.to_owned(), package })
 }
 
 fn search(name: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {

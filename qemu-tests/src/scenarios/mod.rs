@@ -17,6 +17,7 @@ mod immutable;
 mod limits;
 mod limits_bite;
 mod memory_limit;
+mod network_cut;
 mod open_ports;
 mod pod_network;
 mod port_map;
@@ -26,6 +27,13 @@ mod seccomp_denied;
 mod second_boot;
 mod stats;
 mod user_namespace;
+mod volume_encrypted;
+mod volume_image;
+mod volume_iscsi;
+mod volume_local;
+mod volume_nfs;
+mod volume_reboot;
+mod volume_snapshot;
 
 use crate::scenario::Scenario;
 
@@ -53,8 +61,16 @@ pub static ALL: &[&Scenario] = &[
     &apparmor::SCENARIO,
     &stats::SCENARIO,
     &daemon_killed::SCENARIO,
+    &volume_local::SCENARIO,
+    &volume_image::SCENARIO,
+    &volume_snapshot::SCENARIO,
+    &volume_encrypted::SCENARIO,
+    &volume_nfs::SCENARIO,
+    &volume_iscsi::SCENARIO,
+    &network_cut::SCENARIO,
     &second_boot::SCENARIO,
     &reboot_pod::SCENARIO,
+    &volume_reboot::SCENARIO,
     &firmware_boot::SCENARIO,
     &flipped_byte::SUPERBLOCK,
     &flipped_byte::DATA,

@@ -1,7 +1,7 @@
-//! The local end of a tunnel: a Unix socket, each connection of which leads to the node's CRI socket.
+//! The local end of a tunnel: a Unix socket, each connection of which leads to one of the node's.
 
 use super::{Failure, failure, output, show};
-use cairn_contract::management::management_client::ManagementClient;
+use cairn_contract::management::{TunnelTarget, management_client::ManagementClient};
 use cairn_qemu::management::{Place, tunnel};
 use std::{
     io::ErrorKind,
@@ -16,10 +16,52 @@ use tokio::{
 };
 use tonic::{Code, transport::Channel};
 
+/// A service of the node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Target {
+    /// The container runtime.
+    #[default]
+    Cri,
+    /// The driver of local volumes.
+    CsiLocal,
+    /// The driver of NFS volumes.
+    CsiNfs,
+    /// The driver of iSCSI volumes.
+    CsiIscsi,
+}
+
+impl Target {
+    /// As the node's API has it, and in words.
+    fn named(self) -> (TunnelTarget, &'static str) {
+        match self {
+            Self::Cri => (TunnelTarget::Cri, "container runtime"),
+            Self::CsiLocal => (TunnelTarget::CsiLocal, "driver of local volumes"),
+            Self::CsiNfs => (TunnelTarget::CsiNfs, "driver of NFS volumes"),
+            Self::CsiIscsi => (TunnelTarget::CsiIscsi, "driver of iSCSI volumes"),
+        }
+    }
+
+    /// The socket's usual name.
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Self::Cri => "cri.sock",
+            Self::CsiLocal => "csi-local.sock",
+            Self::CsiNfs => "csi-nfs.sock",
+            Self::CsiIscsi => "csi-iscsi.sock",
+        }
+    }
+}
+
 /// Serves the socket until SIGINT or SIGTERM, which is how a tunnel ends well.
-pub(super) async fn run(client: ManagementClient<Channel>, path: &Path, node: &Place) -> Result<(), Failure> {
+pub(super) async fn run(
+    client: ManagementClient<Channel>,
+    to: Target,
+    path: &Path,
+    node: &Place,
+) -> Result<(), Failure> {
+    let (target, what) = to.named();
     // Someone who may not should hear it now, and from us rather than from crictl.
-    if let Err(status) = tunnel::connect(client.clone()).await {
+    if let Err(status) = tunnel::connect(client.clone(), target).await {
         match status.code() {
             Code::Unavailable => {
                 output::note(&format!("{node}: {}; listening all the same", show::plain(status.message())))
@@ -32,11 +74,11 @@ pub(super) async fn run(client: ManagementClient<Channel>, path: &Path, node: &P
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let socket = Socket::bind(path).await?;
     output::print(&socket.url())?;
-    output::note(&format!("leads to the container runtime of {node} until Ctrl-C"));
+    output::note(&format!("leads to the {what} of {node} until Ctrl-C"));
     loop {
         tokio::select! {
             accepted = socket.listener.accept() => match accepted {
-                Ok((stream, _)) => drop(tokio::spawn(forward(client.clone(), stream, node.clone()))),
+                Ok((stream, _)) => drop(tokio::spawn(forward(client.clone(), target, stream, node.clone()))),
                 Err(error) => {
                     output::note(&format!("cannot take a connection: {error}"));
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -48,8 +90,13 @@ pub(super) async fn run(client: ManagementClient<Channel>, path: &Path, node: &P
     }
 }
 
-async fn forward(client: ManagementClient<Channel>, mut stream: UnixStream, node: Place) {
-    match tunnel::connect(client).await {
+async fn forward(
+    client: ManagementClient<Channel>,
+    target: TunnelTarget,
+    mut stream: UnixStream,
+    node: Place,
+) {
+    match tunnel::connect(client, target).await {
         // Either side may break off; the other sees the end of its stream, as with any socket.
         Ok(mut far) => drop(copy_bidirectional(&mut stream, &mut far).await),
         Err(status) => output::note(&failure(&node, &status).to_string()),

@@ -214,3 +214,48 @@ fn what_the_image_cannot_decide_excuses_nothing() {
     let findings = image.findings();
     assert_eq!(findings.len(), 4, "{findings:#?}");
 }
+
+/// What iSCSI and local volumes need, as an image has it.
+fn with_storage() -> Image {
+    let mut image = Image::good();
+    image.profile.storage.local = true;
+    image.profile.storage.iscsi = true;
+    for path in ["iscsiadm", "iscsid", "mkfs.ext4", "resize2fs"] {
+        image.put(&format!("usr/sbin/{path}"), 0o755, "program");
+    }
+    image.put("etc/iscsi/iscsid.conf", 0o644, "");
+    for path in ["block/loop.ko.xz", "scsi/iscsi_tcp.ko.xz", "scsi/sd_mod.ko"] {
+        image.put(&format!("usr/lib/modules/6/kernel/drivers/{path}"), 0o644, "module");
+    }
+    image.put(
+        "usr/lib/modules/6/modules.builtin",
+        0o644,
+        "kernel/fs/ext4/ext4.ko\nkernel/fs/quota/quota_v2.ko\n",
+    );
+    image.put(
+        "usr/lib/systemd/system/systemd-repart.service.d/50-a.conf",
+        0o644,
+        "[Service]\nEnvironment=\"SYSTEMD_REPART_MKFS_OPTIONS_EXT4=-O quota,project\"\n",
+    );
+    image
+}
+
+#[test]
+fn what_volumes_need_is_looked_for_in_the_tree() {
+    assert_eq!(with_storage().findings(), Vec::<String>::new());
+    for (gone, expected) in [
+        ("usr/sbin/iscsid", "image.storage /usr/sbin/iscsid: it is not in the image, and storage.iscsi is on"),
+        ("usr/lib/modules/6/kernel/drivers/scsi/iscsi_tcp.ko.xz", "no module `iscsi_tcp`"),
+        ("usr/lib/systemd/system/systemd-repart.service.d/50-a.conf", "made without project quota"),
+    ] {
+        let mut image = with_storage();
+        image.tree.remove(gone);
+        let findings = image.findings();
+        assert!(findings.len() == 1 && findings[0].contains(expected), "{gone}: {findings:?}");
+    }
+    // Nothing is asked of an image without volumes.
+    let mut image = with_storage();
+    image.profile.storage = crate::profile::model::Storage::default();
+    image.tree.remove("usr/sbin/iscsid");
+    assert_eq!(image.findings(), Vec::<String>::new());
+}

@@ -2,8 +2,9 @@
 
 use super::{Finding, ProfileCheck, Severity};
 use crate::profile::Resolved;
-use crate::profile::model::CpuManager;
+use crate::profile::model::{CpuManager, Kernel};
 use crate::profile::render;
+use crate::profile::value::PathPattern;
 use std::collections::BTreeSet;
 
 pub(super) const CHECKS: &[ProfileCheck] = &[
@@ -186,7 +187,10 @@ const HOMES: &[(&str, &str)] = &[
     ("overlay", "fs/overlayfs/overlay.ko"),
     ("squashfs", "fs/squashfs/squashfs.ko"),
     ("ext4", "fs/ext4/ext4.ko"),
+    ("xfs", "fs/xfs/xfs.ko"),
+    ("quota_v2", "fs/quota/quota_v2.ko"),
     ("nfs", "fs/nfs/nfs.ko"),
+    ("nfsv3", "fs/nfs/nfsv3.ko"),
     ("nfsv4", "fs/nfs/nfsv4.ko"),
     ("br_netfilter", "net/bridge/br_netfilter.ko"),
     ("bridge", "net/bridge/bridge.ko"),
@@ -214,33 +218,40 @@ const HOMES: &[(&str, &str)] = &[
     ("dm_mod", "drivers/md/dm-mod.ko"),
     ("dm_verity", "drivers/md/dm-verity.ko"),
     ("dm_crypt", "drivers/md/dm-crypt.ko"),
+    ("dm_multipath", "drivers/md/dm-multipath.ko"),
+    ("dm_service_time", "drivers/md/dm-service-time.ko"),
+    ("loop", "drivers/block/loop.ko"),
 ];
+
+/// The pattern of `kernel.drop_modules` that takes `module` (with underscores) away, as far as its name or
+/// [`HOMES`] tell.
+pub(super) fn dropper<'k>(kernel: &'k Kernel, module: &str) -> Option<&'k PathPattern> {
+    kernel.drop_modules.iter().find(|pattern| {
+        let by_place = HOMES.iter().any(|(name, place)| *name == module && pattern.matches(place));
+        let file = pattern.as_str().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        let by_name = file.split(".ko").next().is_some_and(|stem| stem.replace('-', "_") == module)
+            && file.contains(".ko");
+        by_place || by_name
+    })
+}
 
 fn dropped_modules(resolved: &Resolved) -> Vec<Finding> {
     let kernel = &resolved.profile.kernel;
     let initrd = kernel.initrd_modules.iter().map(|pattern| pattern.as_str().replace('-', "_"));
     let wanted: BTreeSet<String> =
         kernel.modules.iter().map(|module| module.canonical()).chain(initrd).collect();
-    let mut findings = Vec::new();
-    for pattern in &kernel.drop_modules {
-        let pattern_text = pattern.as_str().trim_end_matches('/');
-        for module in &wanted {
-            let by_place = HOMES.iter().any(|(name, place)| name == module && pattern.matches(place));
-            let file = pattern_text.rsplit('/').next().unwrap_or_default();
-            let by_name = file.split(".ko").next().is_some_and(|stem| stem.replace('-', "_") == *module)
-                && file.contains(".ko");
-            if by_place || by_name {
-                findings.push(Finding::new(
-                    "kernel.drop_modules",
-                    format!(
-                        "`{pattern}` drops `{module}`, which kernel.modules or kernel.initrd_modules asks for"
-                    ),
-                    format!("narrow `{pattern}`, or no longer ask for `{module}`"),
-                ));
-            }
-        }
-    }
-    findings
+    let dropped = wanted.iter().filter_map(|module| Some((module, dropper(kernel, module)?)));
+    dropped
+        .map(|(module, pattern)| {
+            Finding::new(
+                "kernel.drop_modules",
+                format!(
+                    "`{pattern}` drops `{module}`, which kernel.modules or kernel.initrd_modules asks for"
+                ),
+                format!("narrow `{pattern}`, or no longer ask for `{module}`"),
+            )
+        })
+        .collect()
 }
 
 fn initrd_modules(resolved: &Resolved) -> Vec<Finding> {

@@ -6,7 +6,11 @@ name = "test"
 [kernel]
 initrd_modules = ["dm-verity", "squashfs", "overlay", "virtio_blk"]
 [packages]
-install = ["systemd", "udev"]
+install = ["systemd", "udev", "e2fsprogs"]
+[files]
+overlays = ["storage"]
+[components.cairn-csi]
+path = "/usr/libexec/cairn/cairn-csi"
 [kubelet.labels]
 "anuket.io/profile" = "basic"
 "#;
@@ -258,37 +262,108 @@ const CASES: &[Case] = &[
         &["[network]\nbridge = 'br-pods.0'"],
     ),
     case(
-        "storage.iscsi",
+        "storage.driver",
         &[
-            ("[storage]\niscsi = true\n[kernel]\nmodules = ['iscsi_tcp']", "packages.install"),
-            ("[storage]\niscsi = true\n[packages]\ninstall = { add = ['open-iscsi'] }", "kernel.modules"),
+            ("[storage]\nlocal = true\n[files]\noverlays = []", "files.overlays"),
+            ("[storage]\nlocal = true\n[components.cairn-csi]\nenabled = false", "components"),
+        ],
+        &["[files]\noverlays = []\n[components.cairn-csi]\nenabled = false"],
+    ),
+    case(
+        "storage.volumes",
+        &[
+            (
+                "[storage]\nlocal = true\nmultipath = true\n[packages]\ninstall = { add = ['multipath-tools', 'dmsetup'] }",
+                "storage.multipath",
+            ),
+            (
+                "[storage]\nencryption = true\n[packages]\ninstall = { add = ['cryptsetup-bin', 'dmsetup'] }",
+                "storage.encryption",
+            ),
+            (
+                "[storage]\nnfs = true\nxfs = true\n[packages]\ninstall = { add = ['nfs-common', 'xfsprogs'] }",
+                "storage.xfs",
+            ),
+        ],
+        &["[storage]\nlocal = true"],
+    ),
+    case(
+        "storage.local",
+        &[
+            ("[storage]\nlocal = true\n[kernel]\ndrop_modules = ['drivers/block/loop.ko']", "kernel.drop_modules"),
+            ("[storage]\nlocal = true\n[kernel]\ndrop_modules = ['fs/quota']", "kernel.drop_modules"),
+            ("[storage]\nlocal = true\n[packages]\ninstall = { remove = ['e2fsprogs'] }", "packages.install"),
         ],
         &[
-            "[storage]\niscsi = true\n[kernel]\nmodules = ['iscsi-tcp']\n[packages]\ninstall = { add = ['open-iscsi'] }",
+            "[storage]\nlocal = true\n[kernel]\ndrop_modules = ['fs/quota/quota_v1.ko', 'drivers/scsi']",
+            "[kernel]\ndrop_modules = ['fs/quota']",
+        ],
+    ),
+    case(
+        "storage.iscsi",
+        &[
+            ("[storage]\niscsi = true", "packages.install"),
+            (
+                "[storage]\niscsi = true\n[packages]\ninstall = { add = ['open-iscsi'] }\n[kernel]\ndrop_modules = ['drivers/scsi/iscsi_tcp.ko*']",
+                "kernel.drop_modules",
+            ),
+            (
+                "[storage]\niscsi = true\n[packages]\ninstall = { add = ['open-iscsi'] }\n[kernel]\nmodules = ['sd-mod', 'ext4']\nsysctl = { 'kernel.modules_disabled' = 1 }",
+                "kernel.modules",
+            ),
+        ],
+        &[
+            "[storage]\niscsi = true\n[packages]\ninstall = { add = ['open-iscsi'] }",
+            "[storage]\niscsi = true\n[packages]\ninstall = { add = ['open-iscsi'] }\n[kernel]\nmodules = ['iscsi-tcp', 'sd_mod', 'ext4']\nsysctl = { 'kernel.modules_disabled' = 1 }",
+        ],
+    ),
+    case(
+        "storage.multipath",
+        &[(
+            "[storage]\niscsi = true\nmultipath = true\n[packages]\ninstall = { add = ['open-iscsi', 'multipath-tools'] }",
+            "packages.install",
+        )],
+        &[
+            "[storage]\niscsi = true\nmultipath = true\n[packages]\ninstall = { add = ['open-iscsi', 'multipath-tools', 'dmsetup'] }",
         ],
     ),
     case(
         "storage.nfs",
         &[
-            ("[storage]\nnfs = true\n[kernel]\nmodules = ['nfs']", "packages.install"),
-            ("[storage]\nnfs = true\n[packages]\ninstall = { add = ['nfs-common'] }", "kernel.modules"),
+            ("[storage]\nnfs = true", "packages.install"),
+            (
+                "[storage]\nnfs = true\n[packages]\ninstall = { add = ['nfs-common'] }\n[kernel]\ndrop_modules = ['fs/nfs/nfsv4.ko.xz']",
+                "kernel.drop_modules",
+            ),
         ],
-        &[
-            "[storage]\nnfs = true\n[kernel]\nmodules = ['nfs']\n[packages]\ninstall = { add = ['nfs-common'] }",
-        ],
+        &["[storage]\nnfs = true\n[packages]\ninstall = { add = ['nfs-common'] }"],
     ),
     case(
         "storage.encryption",
         &[
-            ("[storage]\nencryption = true\n[kernel]\nmodules = ['dm-crypt']", "packages.install"),
             (
-                "[storage]\nencryption = true\n[packages]\ninstall = { add = ['cryptsetup-bin'] }",
-                "kernel.modules",
+                "[storage]\nlocal = true\nencryption = true\n[packages]\ninstall = { add = ['dmsetup'] }",
+                "packages.install",
+            ),
+            (
+                "[storage]\nlocal = true\nencryption = true\n[packages]\ninstall = { add = ['cryptsetup-bin', 'dmsetup'] }\n[kernel]\ndrop_modules = ['drivers/md/dm-crypt.ko*']",
+                "kernel.drop_modules",
             ),
         ],
         &[
-            "[storage]\nencryption = true\n[kernel]\nmodules = ['dm_crypt']\n[packages]\ninstall = { add = ['cryptsetup-bin'] }",
+            "[storage]\nlocal = true\nencryption = true\n[packages]\ninstall = { add = ['cryptsetup-bin', 'dmsetup'] }",
         ],
+    ),
+    case(
+        "storage.xfs",
+        &[
+            ("[storage]\nlocal = true\nxfs = true", "packages.install"),
+            (
+                "[storage]\nlocal = true\nxfs = true\n[packages]\ninstall = { add = ['xfsprogs'] }\n[kernel]\ndrop_modules = ['fs/xfs']",
+                "kernel.drop_modules",
+            ),
+        ],
+        &["[storage]\nlocal = true\nxfs = true\n[packages]\ninstall = { add = ['xfsprogs'] }"],
     ),
     case(
         "disk.budgets",
@@ -387,11 +462,11 @@ fn names_are_unique_and_every_check_is_tested() {
 #[test]
 fn fatal_findings_come_first_and_read_well() {
     let report = checked(
-        "[security]\nconsole = 'none'\napi = 'off'\n[storage]\nnfs = true\n[kernel]\nmodules = ['nfs']",
+        "[security]\nconsole = 'none'\napi = 'off'\n[storage]\nnfs = true",
     );
     assert_eq!((report.fatal(), report.warnings()), (1, 1));
     assert_eq!(
         report.findings[0].to_string(),
-        "fatal[storage.nfs]: `packages.install`: `nfs-common` is missing: storage.nfs is on and calls its program\n  fix: add \"nfs-common\" to packages.install"
+        "fatal[storage.nfs]: `packages.install`: `nfs-common` is missing: storage.nfs is on and calls its programs\n  fix: add \"nfs-common\" to packages.install"
     );
 }

@@ -8,16 +8,17 @@ mod disk;
 mod kernel;
 mod node;
 mod software;
+mod storage;
 mod test;
 
 pub use accounts::{Group, User};
 pub use disk::{Api, Console, Disk, OutputFormat, SecureBoot, Security};
 pub use kernel::{HugePages, Kernel};
 pub use node::{
-    CpuManager, ExtraNetwork, Kubelet, Network, Registry, Reserved, Runtime, SeccompDefault, Storage,
-    TopologyManager,
+    CpuManager, ExtraNetwork, Kubelet, Network, Registry, Reserved, Runtime, SeccompDefault, TopologyManager,
 };
 pub use software::{BakedImageSource, Component, Files, Images, Packages, Place};
+pub use storage::Storage;
 pub use test::{Budgets, Test};
 
 use super::value::{

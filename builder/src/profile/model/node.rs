@@ -1,4 +1,4 @@
-//! `[runtime]`, `[network]`, `[storage]` and `[kubelet]`: the node stack.
+//! `[runtime]`, `[network]` and `[kubelet]`: the node stack.
 
 use crate::profile::value::{
     Cidr, CniType, Host, HostPath, ImageName, LabelKey, LabelValue, NetworkName, Quantity, Sha256, Size,
@@ -116,20 +116,6 @@ pub struct ExtraNetwork {
     /// The plugin's own configuration, as its documentation has it.
     #[serde(default)]
     pub config: serde_json::Map<String, serde_json::Value>,
-}
-
-/// Volumes that pods can use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Storage {
-    /// Volumes in the node's own state partition.
-    pub local: bool,
-    /// NFS volumes.
-    pub nfs: bool,
-    /// iSCSI volumes.
-    pub iscsi: bool,
-    /// LUKS encryption of volumes.
-    pub encryption: bool,
 }
 
 /// The kubelet: its program and its configuration.

@@ -8,6 +8,7 @@ mod kernel;
 mod kubelet;
 mod network;
 mod runtime;
+mod storage;
 mod units;
 
 pub use kernel::kernel_command_line;
@@ -44,6 +45,7 @@ impl File {
 pub fn files(profile: &Profile) -> Result<Vec<File>, toml::ser::Error> {
     let mut files = vec![kubelet::configuration(profile), runtime::configuration(profile)?];
     files.extend(kernel::files(profile));
+    files.extend(storage::configuration(profile)?);
     files.extend(runtime::registries(profile));
     files.extend(network::files(profile));
     files.extend(accounts::files(profile));

@@ -130,3 +130,14 @@ fn units_are_told_what_differs() {
         "[Service]\nEnvironment=CAIRN_API=off\nEnvironment=CAIRN_CONSOLE=none\n"
     );
 }
+
+#[test]
+fn the_storage_driver_serves_what_is_on() {
+    use cairn_contract::storage::{BackendKind, StorageConfig};
+    let path = "/etc/cairn/csi.toml";
+    assert_eq!(file(&profile(""), path), None);
+    let text = file(&profile("[storage]\nlocal = true\niscsi = true"), path).unwrap();
+    let config: StorageConfig = toml::from_str(&text).unwrap();
+    assert_eq!(config.backends, [BackendKind::Local, BackendKind::Iscsi]);
+    assert_eq!(config, StorageConfig { backends: config.backends.clone(), ..StorageConfig::default() });
+}

@@ -1,15 +1,202 @@
 //! Units of iSCSI targets.
 //!
-//! Not there yet: a configuration that asks for it is refused.
+//! A volume is a unit (LUN) that a target shows, named by a persistent volume's attributes ([`target`]). There is no discovery
+//! and no state of the driver's: a record for open-iscsi is made from the volume's context and secrets ([`admin`]), the kernel
+//! knows which sessions and disks there are ([`sysfs`]), and several ways to one unit are one device of dm-multipath
+//! ([`multipath`]). A session is logged out when its last disk is taken away. It is the kernel's, so it lives on while
+//! the driver is away, and the next driver finds it.
+//!
+//! Making and removing units is the target's affair: no Controller service is offered.
 
-use crate::{backend::Backend, error::Fault};
-use cairn_contract::storage::{BackendKind, StorageConfig};
+mod admin;
+mod multipath;
+mod sysfs;
+mod target;
+
+use crate::{
+    access::{Access, AccessType},
+    backend::{Attachment, Backend, Condition, Features, Source},
+    capacity::CapacityRange,
+    error::Fault,
+    locks::Locks,
+    mount::OptionSet,
+    node::Staged,
+};
+use admin::Admin;
+use cairn_contract::{
+    csi::node_service_capability::rpc::Type as NodeRpc,
+    storage::{BackendKind, StorageConfig},
+};
+use std::thread;
+use sysfs::{Disk, Session, Sysfs};
+use target::{Chap, Portal, Target};
+
+/// The backend.
+#[derive(Debug, Default)]
+struct Iscsi {
+    sysfs: Sysfs,
+    admin: Admin,
+    /// Targets that are being logged in to or out of: two volumes may share their sessions.
+    targets: Locks,
+}
 
 /// Opens the backend.
 ///
 /// # Errors
-/// If it cannot be served.
-pub fn open(config: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
-    let _ = config;
-    Err(Fault::Unsupported(format!("this build has no backend {:?}", BackendKind::Iscsi.name())))
+/// None now.
+pub fn open(_: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
+    Ok(Box::new(Iscsi::default()))
+}
+
+const NODE: &[NodeRpc] = &[
+    NodeRpc::StageUnstageVolume,
+    NodeRpc::GetVolumeStats,
+    NodeRpc::ExpandVolume,
+    NodeRpc::VolumeCondition,
+    NodeRpc::SingleNodeMultiWriter,
+    NodeRpc::VolumeMountGroup,
+];
+
+impl Iscsi {
+    /// Sessions by every way that can be had, and the faults of those that cannot.
+    fn sessions(&self, target: &Target, chap: Option<&Chap<'_>>) -> Result<Vec<Session>, Fault> {
+        let there = target.taken(&self.sysfs)?;
+        let missing = |portal: &&Portal| !there.iter().any(|session| session.portal == **portal);
+        let missing: Vec<&Portal> = target.portals.iter().filter(missing).collect();
+        // Side by side: one that does not answer keeps nobody waiting but itself.
+        let faults: Vec<Fault> = thread::scope(|scope| {
+            let logins: Vec<_> =
+                missing.iter().map(|portal| scope.spawn(|| self.admin.login(target, portal, chap))).collect();
+            let ended = logins.into_iter().map(|login| {
+                login.join().unwrap_or_else(|_| Err(Fault::Unavailable("the login failed inside the driver".into())))
+            });
+            ended.filter_map(Result::err).collect()
+        });
+        let sessions = target.taken(&self.sysfs)?;
+        match faults.into_iter().next() {
+            Some(fault) if sessions.is_empty() => Err(fault),
+            Some(fault) => {
+                tracing::warn!(target = %target.iqn, "one way of {}: {fault}", target.portals.len());
+                Ok(sessions)
+            }
+            None if sessions.is_empty() => Err(Fault::Unavailable(format!("{}: no session came up", target.iqn))),
+            None => Ok(sessions),
+        }
+    }
+
+    /// The unit's disks by all sessions, one unit by all of them.
+    fn disks(&self, target: &Target, sessions: &[Session]) -> Result<Vec<Disk>, Fault> {
+        let mut disks = Vec::new();
+        let mut fault = None;
+        for session in sessions {
+            match self.sysfs.find(session, target.lun) {
+                Ok(disk) => disks.push(disk),
+                Err(error) => fault = Some(error),
+            }
+        }
+        if let (Some(fault), true) = (fault, disks.is_empty()) {
+            return Err(fault);
+        }
+        let identities: Result<Vec<String>, Fault> = disks.iter().map(|disk| self.sysfs.identity(disk)).collect();
+        if disks.len() > 1 && identities?.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Err(Fault::Precondition(format!(
+                "the portals of {} lead to different units: they are not ways to one volume",
+                target.iqn
+            )));
+        }
+        Ok(disks)
+    }
+
+    /// What there is of a volume now.
+    fn present(&self, target: &Target) -> Result<(Vec<Session>, Vec<Disk>), Fault> {
+        let sessions = target.taken(&self.sysfs)?;
+        let disks = sessions.iter().filter_map(|session| self.sysfs.disk(session, target.lun)).collect();
+        Ok((sessions, disks))
+    }
+}
+
+impl Backend for Iscsi {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Iscsi
+    }
+
+    fn features(&self) -> Features {
+        Features {
+            controller: &[],
+            node: NODE,
+            groups: false,
+            topology: false,
+            options: OptionSet::FILE_SYSTEM,
+            ephemeral: false,
+        }
+    }
+
+    fn accepts(&self, access: &Access) -> Result<(), Fault> {
+        match access.kind {
+            // ext4 and XFS are one node's: a second one that writes, or reads what another writes, breaks them.
+            AccessType::Mount(_) if !access.mode.is_single_node() && !access.mode.is_read_only() => {
+                Err(Fault::Invalid(format!(
+                    "{}: a file system on an iSCSI volume is one node's to write; use a SINGLE_NODE mode, or a block volume",
+                    access.mode.name()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn attach(&self, wanted: &Attachment<'_>) -> Result<Source, Fault> {
+        let target = Target::parse(wanted.context)?;
+        let chap = target.chap(wanted.secrets)?;
+        let _held = self.targets.take([target.iqn.as_str()])?;
+        let sessions = self.sessions(&target, chap.as_ref())?;
+        let disks = self.disks(&target, &sessions)?;
+        match (target.portals.len(), disks.as_slice()) {
+            (1, [disk]) => Ok(Source::Device(disk.node())),
+            _ => multipath::assemble(&self.sysfs, &disks).map(Source::Device),
+        }
+    }
+
+    fn detach(&self, staged: &Staged) -> Result<(), Fault> {
+        // A context that makes no sense never brought anything.
+        let Ok(target) = Target::parse(&staged.context) else { return Ok(()) };
+        let _held = self.targets.take([target.iqn.as_str()])?;
+        let (sessions, disks) = self.present(&target)?;
+        multipath::flush(&self.sysfs, &disks)?;
+        for disk in &disks {
+            self.sysfs.remove(disk)?;
+        }
+        // Other volumes may come by the same session.
+        for session in sessions.iter().filter(|session| !self.sysfs.is_used(session)) {
+            self.admin.logout(&target, &session.portal)?;
+        }
+        Ok(())
+    }
+
+    fn grow(&self, staged: &Staged, range: CapacityRange) -> Result<(), Fault> {
+        let target = Target::parse(&staged.context)?;
+        let (_, disks) = self.present(&target)?;
+        let bytes = range.required.unwrap_or_default();
+        for disk in &disks {
+            self.sysfs.rescan(disk, bytes)?;
+        }
+        match disks.iter().find_map(|disk| multipath::map_of(&self.sysfs, disk)) {
+            Some(map) if disks.iter().any(|disk| self.sysfs.size(disk.name()) > self.sysfs.size(&map)) => {
+                multipath::grow(&self.sysfs, &map)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn condition(&self, staged: &Staged) -> Condition {
+        let ways = || -> Result<(usize, usize), Fault> {
+            let target = Target::parse(&staged.context)?;
+            let up = target.taken(&self.sysfs)?.iter().filter(|session| session.is_up).count();
+            Ok((up, target.portals.len()))
+        };
+        match ways() {
+            Ok((up, all)) if up == all => Condition::Normal,
+            Ok((up, all)) => Condition::Abnormal(format!("{up} of {all} ways to the target are up")),
+            Err(fault) => Condition::Abnormal(fault.to_string()),
+        }
+    }
 }

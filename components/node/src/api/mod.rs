@@ -10,7 +10,7 @@ pub mod tls;
 mod tunnel;
 
 use crate::status::StatusBoard;
-use cairn_contract::management::management_server::ManagementServer;
+use cairn_contract::{management::management_server::ManagementServer, paths};
 use std::{path::PathBuf, sync::Arc};
 use tokio::net::TcpListener;
 
@@ -19,8 +19,12 @@ pub use service::Management;
 /// What the API reaches on the node.
 #[derive(Debug, Clone)]
 pub struct Backends {
-    /// The socket that [tunnels](cairn_contract::management::TunnelTarget) lead to.
+    /// The runtime's socket. [Tunnels](cairn_contract::management::TunnelTarget) lead there and to the drivers'.
     pub cri_socket: PathBuf,
+    /// Directory of the CSI drivers' sockets.
+    pub csi_run: PathBuf,
+    /// Directory of the sockets by which they register with a kubelet.
+    pub plugins_registry: PathBuf,
     /// Reads the journal.
     pub journalctl: PathBuf,
     /// Ends the system.
@@ -30,7 +34,9 @@ pub struct Backends {
 impl Default for Backends {
     fn default() -> Self {
         Self {
-            cri_socket: cairn_contract::paths::CRI_SOCKET.into(),
+            cri_socket: paths::CRI_SOCKET.into(),
+            csi_run: paths::CSI_RUN.into(),
+            plugins_registry: paths::PLUGINS_REGISTRY.into(),
             journalctl: "/usr/bin/journalctl".into(),
             systemctl: "/usr/bin/systemctl".into(),
         }

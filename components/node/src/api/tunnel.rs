@@ -5,7 +5,11 @@
 //! for.
 
 use super::Backends;
-use cairn_contract::management::{TunnelMessage, TunnelTarget, tunnel_message::Content};
+use cairn_contract::{
+    management::{TunnelMessage, TunnelTarget, tunnel_message::Content},
+    storage::BackendKind,
+};
+use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,15 +28,13 @@ pub(super) async fn open(
     mut inbound: Streaming<TunnelMessage>,
 ) -> Result<ReceiverStream<Answer>, Status> {
     let first = inbound.message().await?.and_then(|message| message.content);
-    let path = match first {
-        Some(Content::Target(target)) if target == i32::from(TunnelTarget::Cri) => &backends.cri_socket,
-        _ => {
-            return Err(Status::invalid_argument(
-                "the first message must name a target that this node knows",
-            ));
-        }
+    let target = match first {
+        Some(Content::Target(target)) => TunnelTarget::try_from(target).unwrap_or_default(),
+        _ => TunnelTarget::Unspecified,
     };
-    let socket = UnixStream::connect(path).await;
+    let path = socket(backends, target)
+        .ok_or_else(|| Status::invalid_argument("the first message must name a target that this node knows"))?;
+    let socket = UnixStream::connect(&path).await;
     let socket = socket
         .map_err(|error| Status::unavailable(format!("cannot connect to {}: {error}", path.display())))?;
     let (sender, receiver) = channel(CHUNKS);
@@ -56,6 +58,22 @@ pub(super) async fn open(
         }
     });
     Ok(ReceiverStream::new(receiver))
+}
+
+/// The socket that a target stands for.
+fn socket(backends: &Backends, target: TunnelTarget) -> Option<PathBuf> {
+    let driver = |kind: BackendKind| Some(kind.socket(&backends.csi_run));
+    let registration = |kind: BackendKind| Some(kind.registration_socket(&backends.plugins_registry));
+    match target {
+        TunnelTarget::Unspecified => None,
+        TunnelTarget::Cri => Some(backends.cri_socket.clone()),
+        TunnelTarget::CsiLocal => driver(BackendKind::Local),
+        TunnelTarget::CsiNfs => driver(BackendKind::Nfs),
+        TunnelTarget::CsiIscsi => driver(BackendKind::Iscsi),
+        TunnelTarget::RegistrationLocal => registration(BackendKind::Local),
+        TunnelTarget::RegistrationNfs => registration(BackendKind::Nfs),
+        TunnelTarget::RegistrationIscsi => registration(BackendKind::Iscsi),
+    }
 }
 
 async fn upward(mut inbound: Streaming<TunnelMessage>, mut socket: OwnedWriteHalf) -> Result<(), Status> {

@@ -3,6 +3,7 @@
 //! What the node's programs read is plain configuration of their own (networkd's, timesyncd's, containerd's
 //! `hosts.toml`, the kubelet's), so every one of them can be looked up in its manual.
 
+mod iscsi;
 mod kubelet;
 mod network;
 mod registries;
@@ -39,12 +40,14 @@ impl Rendered {
     }
 }
 
-/// Every file of a node called `name`, ordered by path.
-pub fn render(config: &MachineConfig, name: &str) -> Vec<Rendered> {
+/// Every file of a node called `name`, ordered by path; `initiator` is what a node whose image knows iSCSI is called
+/// by targets unless the config says it.
+pub fn render(config: &MachineConfig, name: &str, initiator: Option<&str>) -> Vec<Rendered> {
     let mut files = system::files(config, name);
     files.extend(network::files(&config.network));
     files.extend(registries::files(&config.registries));
     files.extend(kubelet::files(config, name));
+    files.extend(initiator.map(|default| iscsi::initiator(&config.iscsi, default)));
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
@@ -56,7 +59,7 @@ mod tests {
     /// The files as `path mode` and contents, for comparison with what a person would write.
     fn rendered(document: &str) -> Vec<(String, u32, String)> {
         let config = MachineConfig::parse(document).unwrap();
-        render(&config, "node-1")
+        render(&config, "node-1", Some("iqn.2016-04.com.open-iscsi:0"))
             .into_iter()
             .map(|file| {
                 (file.path.display().to_string(), file.mode, String::from_utf8(file.contents).unwrap())
@@ -70,9 +73,18 @@ mod tests {
         let paths: Vec<_> = files.iter().map(|(path, mode, _)| (path.as_str(), *mode)).collect();
         assert_eq!(
             paths,
-            [("/etc/hostname", 0o644), ("/etc/hosts", 0o644), ("/run/cairn/kubelet/env", 0o644)]
+            [
+                ("/etc/hostname", 0o644),
+                ("/etc/hosts", 0o644),
+                ("/etc/iscsi/initiatorname.iscsi", 0o644),
+                ("/run/cairn/kubelet/env", 0o644)
+            ]
         );
         assert_eq!(files[0].2, "node-1\n");
+        assert_eq!(files[2].2, "InitiatorName=iqn.2016-04.com.open-iscsi:0\n");
+        assert!(
+            render(&MachineConfig::default(), "a", None).iter().all(|file| !file.path.starts_with("/etc/iscsi"))
+        );
     }
 
     #[test]
@@ -107,6 +119,8 @@ mod tests {
             insecure = true
             username = "user"
             password = "pass"
+            [iscsi]
+            initiator_name = "iqn.2026-11.org.example:node-1"
             [sysctl]
             "net.core.somaxconn" = "1024"
             "#,
@@ -165,6 +179,19 @@ mod tests {
         assert_eq!(
             (mode, &kubeconfig["users"][0]["user"]["token"]),
             (0o600, &"abcdef.0123456789abcdef".into())
+        );
+    }
+
+    #[test]
+    fn the_configs_initiator_name_goes_before_the_nodes_own() {
+        let files = rendered("[iscsi]\ninitiator_name = 'iqn.2026-11.org.example:a'");
+        assert!(
+            files.contains(&(
+                "/etc/iscsi/initiatorname.iscsi".into(),
+                0o644,
+                "InitiatorName=iqn.2026-11.org.example:a\n".into()
+            )),
+            "{files:?}"
         );
     }
 

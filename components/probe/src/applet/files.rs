@@ -1,12 +1,17 @@
 //! Applets about files.
 
-use super::{DONE, Failure, Options, Outcome};
+use super::{DONE, Failure, Options, Outcome, bytes};
 use crate::{json::Json, sha256::Sha256};
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
     os::unix::fs::MetadataExt,
+    thread,
+    time::Duration,
 };
+
+/// What `fill` writes at a time.
+const PIECE: usize = 64 * 1024;
 
 pub(super) fn cat(words: &[&str]) -> Outcome {
     let mut out = io::stdout().lock();
@@ -41,6 +46,51 @@ pub(super) fn ls(words: &[&str]) -> Outcome {
 pub(super) fn write(words: &[&str]) -> Outcome {
     let [path, text] = words else { return Err(Failure::usage("it takes a file and a text")) };
     fs::write(path, text).map_err(|e| Failure::os(path, &e))?;
+    DONE
+}
+
+pub(super) fn fill(words: &[&str]) -> Outcome {
+    let options = Options::parse(words, &["every"], &[])?;
+    let [path, size] = options.words()?;
+    let (size, every) = (bytes(size)?, options.value::<u64>("every")?.map(Duration::from_millis));
+    let mut file = File::create(path).map_err(|e| Failure::os(path, &e))?;
+    let mut written = 0;
+    // A write that is refused may have been done in part: what counts is what the file has become.
+    let failed = |written, e: &io::Error| Failure::os(format_args!("{path}: after {written} bytes"), e);
+    while written < size {
+        // Each piece is another, so that nothing is saved by finding them alike.
+        let piece: Vec<u8> =
+            (written..size.min(written + PIECE)).map(|n| (n ^ (n >> 8) ^ (n >> 16)) as u8).collect();
+        file.write_all(&piece).map_err(|e| failed(written, &e))?;
+        written += piece.len();
+        if let Some(every) = every {
+            file.sync_data().map_err(|e| failed(written, &e))?;
+            thread::sleep(every);
+        }
+    }
+    file.sync_all().map_err(|e| failed(written, &e))?;
+    println!("{written}");
+    DONE
+}
+
+pub(super) fn head(words: &[&str]) -> Outcome {
+    let [path, size] = Options::parse(words, &[], &[])?.words()?;
+    let size = u64::try_from(bytes(size)?).unwrap_or(u64::MAX);
+    let mut out = io::stdout().lock();
+    let copied = File::open(path).and_then(|file| io::copy(&mut file.take(size), &mut out));
+    copied.and_then(|_| out.flush()).map_err(|e| Failure::os(path, &e))?;
+    DONE
+}
+
+pub(super) fn mkdir(words: &[&str]) -> Outcome {
+    let [path] = Options::parse(words, &[], &[])?.words()?;
+    fs::create_dir_all(path).map_err(|e| Failure::os(path, &e))?;
+    DONE
+}
+
+pub(super) fn sync(words: &[&str]) -> Outcome {
+    Options::parse(words, &[], &[])?.words::<0>()?;
+    rustix::fs::sync();
     DONE
 }
 

@@ -1,6 +1,6 @@
 //! Applets that use up memory and CPU.
 
-use super::{DONE, Failure, Options, Outcome, number, seconds};
+use super::{DONE, Failure, Options, Outcome, bytes, number, seconds};
 use rustix::time::{ClockId, clock_gettime};
 use std::{hint::black_box, thread, time::Instant};
 
@@ -9,7 +9,7 @@ const PAGE: usize = 4096;
 pub(super) fn hog(words: &[&str]) -> Outcome {
     let options = Options::parse(words, &["hold"], &[])?;
     let [size] = options.words()?;
-    let size = bytes(size).ok_or_else(|| Failure::usage(format!("`{size}` is no size such as 64M")))?;
+    let size = bytes(size)?;
     let hold = options.value::<f64>("hold")?.map(seconds).transpose()?;
     let mut memory: Vec<u8> = Vec::new();
     memory.try_reserve_exact(size).map_err(|_| Failure::tried(format!("ENOMEM: {size} bytes")))?;
@@ -24,16 +24,6 @@ pub(super) fn hog(words: &[&str]) -> Outcome {
     }
     black_box(&memory);
     DONE
-}
-
-fn bytes(text: &str) -> Option<usize> {
-    let (digits, unit) = match text.chars().last()?.to_ascii_uppercase() {
-        'K' => (&text[..text.len() - 1], 1 << 10),
-        'M' => (&text[..text.len() - 1], 1 << 20),
-        'G' => (&text[..text.len() - 1], 1 << 30),
-        _ => (text, 1),
-    };
-    digits.parse::<usize>().ok()?.checked_mul(unit)
 }
 
 pub(super) fn spin(words: &[&str]) -> Outcome {
@@ -70,12 +60,12 @@ mod tests {
     #[test]
     fn sizes() {
         assert_eq!(
-            (bytes("10"), bytes("64M"), bytes("2g"), bytes("4K")),
-            (Some(10), Some(64 << 20), Some(2 << 30), Some(4096))
+            ["10", "64M", "2g", "4K"].map(|text| bytes(text).ok()),
+            [Some(10), Some(64 << 20), Some(2 << 30), Some(4096)]
         );
         assert_eq!(
-            (bytes(""), bytes("M"), bytes("1T"), bytes("99999999999999999999G")),
-            (None, None, None, None)
+            ["", "M", "1T", "99999999999999999999G"].map(|text| bytes(text).ok()),
+            [None; 4]
         );
     }
 }

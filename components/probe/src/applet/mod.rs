@@ -113,6 +113,20 @@ pub(crate) const TABLE: &[Applet] = &[
         run: files::ls,
     },
     Applet { name: "write", arguments: "FILE TEXT", purpose: "make FILE hold TEXT", run: files::write },
+    Applet {
+        name: "fill",
+        arguments: "FILE BYTES[K|M|G] [--every MILLISECONDS]",
+        purpose: "make FILE that long, piece by piece, and wait until it is on its disk; prints how long it became",
+        run: files::fill,
+    },
+    Applet {
+        name: "head",
+        arguments: "FILE BYTES[K|M|G]",
+        purpose: "the first bytes of a file or device",
+        run: files::head,
+    },
+    Applet { name: "mkdir", arguments: "DIRECTORY", purpose: "make it with its parents", run: files::mkdir },
+    Applet { name: "sync", arguments: "", purpose: "wait until all is on its disk", run: files::sync },
     Applet { name: "sha256", arguments: "FILE", purpose: "the SHA-256 of a file", run: files::sha256 },
     Applet { name: "mounts", arguments: "[--json]", purpose: "/proc/self/mountinfo", run: files::mounts },
     Applet {
@@ -213,6 +227,19 @@ impl<'a> Options<'a> {
 /// Parses a value, naming what it is for.
 pub(crate) fn number<T: FromStr>(what: &str, text: &str) -> Result<T, Failure> {
     text.parse().map_err(|_| Failure::usage(format!("{what}: `{text}` is not a valid value")))
+}
+
+/// A number of bytes, with K, M or G behind it or nothing.
+pub(crate) fn bytes(text: &str) -> Result<usize, Failure> {
+    let unit = match text.bytes().last().unwrap_or_default().to_ascii_uppercase() {
+        b'K' => 1 << 10,
+        b'M' => 1 << 20,
+        b'G' => 1 << 30,
+        _ => 1,
+    };
+    let digits = if unit == 1 { text } else { &text[..text.len() - 1] };
+    let size = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(unit));
+    size.ok_or_else(|| Failure::usage(format!("`{text}` is no size such as 64M")))
 }
 
 /// A duration that is neither negative nor endless.

@@ -1,0 +1,215 @@
+//! open-iscsi: the records that say how a target is logged in to, and iscsiadm(8), which does it.
+//!
+//! The records are written here and not by iscsiadm, whose command line everyone on the node could read the secrets in. They
+//! are files of `name = value` in the form that it writes itself, in a directory that a reboot empties; what a record does
+//! not say is as `iscsid.conf` has it. The session itself is the kernel's, and iscsid's when its connection breaks.
+
+use super::target::{Chap, Portal, Target};
+use crate::{
+    error::{During, Fault},
+    program::{self, Ended},
+};
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+/// Longer than iscsid tries for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A way of several is given up soon, for there are others; the only one is waited for.
+const GIVE_UP: (u32, u32) = (5, 120);
+
+/// iscsiadm's exit codes (open-iscsi, include/iscsi_err.h).
+const SESSION_EXISTS: i32 = 15;
+const NO_OBJECTS: i32 = 21;
+const LOGIN_AUTH_FAILED: i32 = 24;
+/// Transport error, transport timeout, PDU timeout, and login failures that are not for lack of rights.
+const UNREACHABLE: [i32; 4] = [4, 8, 11, 5];
+/// The target does not know this name, or not for us.
+const NO_TARGET: i32 = 19;
+
+/// Where iscsiadm keeps its records.
+#[derive(Debug)]
+pub(super) struct Admin {
+    nodes: PathBuf,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { nodes: "/var/lib/iscsi/nodes".into() }
+    }
+}
+
+impl Admin {
+    /// Logs in by one way; that there is a session already is fine.
+    ///
+    /// # Errors
+    /// [`Fault::Denied`] for wrong secrets, [`Fault::Unavailable`] if nobody answers, [`Fault::NotFound`] if there is no
+    /// such target.
+    pub(super) fn login(&self, target: &Target, portal: &Portal, chap: Option<&Chap<'_>>) -> Result<(), Fault> {
+        self.write(target, portal, chap)?;
+        let ended = run(target, portal, "--login")?;
+        match ended.status.code() {
+            Some(0 | SESSION_EXISTS) => Ok(()),
+            code => {
+                let fault = explained(target, portal, code, &ended).unwrap_or_else(|| ended.fault());
+                // A record that leads nowhere is of no use, and has secrets in it.
+                self.forget(target, portal)?;
+                Err(fault)
+            }
+        }
+    }
+
+    /// Logs out by one way, and forgets it; no session is fine.
+    ///
+    /// # Errors
+    /// If the session cannot be ended.
+    pub(super) fn logout(&self, target: &Target, portal: &Portal) -> Result<(), Fault> {
+        // iscsiadm ends only sessions that it has a record of.
+        if !self.path(target, portal).exists() {
+            self.write(target, portal, None)?;
+        }
+        let ended = run(target, portal, "--logout")?;
+        match ended.status.code() {
+            Some(0 | NO_OBJECTS) => self.forget(target, portal),
+            _ => Err(ended.fault()),
+        }
+    }
+
+    fn path(&self, target: &Target, portal: &Portal) -> PathBuf {
+        self.nodes.join(&target.iqn).join(format!("{},{}", portal.host, portal.port))
+    }
+
+    fn write(&self, target: &Target, portal: &Portal, chap: Option<&Chap<'_>>) -> Result<(), Fault> {
+        let path = self.path(target, portal);
+        let write = || -> io::Result<()> {
+            if let Some(directory) = path.parent() {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            }
+            // iscsiadm takes every file in the directory for a record; so this is beside it.
+            let aside = self.nodes.with_file_name(format!("{}.new", uuid::Uuid::new_v4()));
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+            file.write_all(record(target, portal, chap).as_bytes())?;
+            fs::rename(&aside, &path)
+        };
+        write().during(|| format!("write the record {}", path.display()))
+    }
+
+    fn forget(&self, target: &Target, portal: &Portal) -> Result<(), Fault> {
+        let path = self.path(target, portal);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).during(|| format!("remove the record {}", path.display()));
+            }
+            _ => {}
+        }
+        // The directory stays while it holds other ways.
+        if let Some(directory) = path.parent() {
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(())
+    }
+}
+
+/// A record. Units are looked for one by one, so that no disk appears that nobody asked for.
+fn record(target: &Target, portal: &Portal, chap: Option<&Chap<'_>>) -> String {
+    let give_up = if target.portals.len() > 1 { GIVE_UP.0 } else { GIVE_UP.1 };
+    let mut text = format!(
+        "# BEGIN RECORD\nnode.name = {}\nnode.tpgt = -1\nnode.startup = manual\niface.iscsi_ifacename = default\n\
+         iface.transport_name = tcp\nnode.discovery_type = static\nnode.session.scan = manual\n\
+         node.session.initial_login_retry_max = 2\nnode.session.timeo.replacement_timeout = {give_up}\n\
+         node.conn[0].address = {}\nnode.conn[0].port = {}\nnode.conn[0].startup = manual\n\
+         node.conn[0].timeo.login_timeout = 15\n",
+        target.iqn, portal.host, portal.port
+    );
+    let mut say = |key: &str, value: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "node.session.auth.{key} = {value}");
+    };
+    match chap {
+        None => say("authmethod", "None"),
+        Some(Chap { ours, theirs }) => {
+            say("authmethod", "CHAP");
+            say("username", ours.0);
+            say("password", ours.1);
+            if let Some((user, secret)) = theirs {
+                say("username_in", user);
+                say("password_in", secret);
+            }
+        }
+    }
+    text.push_str("# END RECORD\n");
+    text
+}
+
+fn run(target: &Target, portal: &Portal, what: &str) -> Result<Ended, Fault> {
+    let mut command = Command::new("iscsiadm");
+    command.args(["-m", "node", "-T", &target.iqn, "-p", &portal.to_string(), what]);
+    program::run(&mut command, b"", PATIENCE)
+}
+
+fn explained(target: &Target, portal: &Portal, code: Option<i32>, ended: &Ended) -> Option<Fault> {
+    let place = format!("{} at {portal}", target.iqn);
+    match code? {
+        LOGIN_AUTH_FAILED => Some(Fault::Denied(format!(
+            "{place} does not take these CHAP secrets, or does not show the right ones itself"
+        ))),
+        NO_TARGET => Some(Fault::NotFound(format!("{place}: no login: {}", ended.complaint))),
+        code if UNREACHABLE.contains(&code) => {
+            Some(Fault::Unavailable(format!("{place} does not answer: {}", ended.complaint)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn target() -> Target {
+        let portal = |port| Portal { host: "10.0.2.2".into(), port };
+        Target { iqn: "iqn.2026-11.test:a".into(), portals: vec![portal(3260), portal(3261)], lun: 1, chap: true }
+    }
+
+    #[test]
+    fn records_hold_secrets_for_root_alone_and_go_with_the_session() {
+        let root = tempfile::tempdir().unwrap();
+        let admin = Admin { nodes: root.path().join("iscsi/nodes") };
+        let (target, portal) = (target(), &target().portals[1]);
+        let chap = Chap { ours: ("node", "s e=c#ret"), theirs: Some(("t", "other")) };
+        admin.write(&target, portal, Some(&chap)).unwrap();
+        let path = admin.path(&target, portal);
+        assert!(path.ends_with("iqn.2026-11.test:a/10.0.2.2,3261"), "{}", path.display());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let text = fs::read_to_string(&path).unwrap();
+        for line in [
+            "node.name = iqn.2026-11.test:a",
+            "node.conn[0].port = 3261",
+            "node.session.scan = manual",
+            "node.session.timeo.replacement_timeout = 5",
+            "node.session.auth.authmethod = CHAP",
+            "node.session.auth.password = s e=c#ret",
+            "node.session.auth.password_in = other",
+        ] {
+            assert!(text.lines().any(|held| held == line), "{line} is not in {text}");
+        }
+        assert_eq!(fs::read_dir(root.path().join("iscsi")).unwrap().count(), 1, "nothing lies beside");
+        admin.forget(&target, portal).unwrap();
+        admin.forget(&target, portal).unwrap();
+        assert_eq!(fs::read_dir(&admin.nodes).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_only_way_is_waited_for() {
+        let mut target = target();
+        target.portals.truncate(1);
+        let text = record(&target, &target.portals[0], None);
+        assert!(text.contains("replacement_timeout = 120\n") && text.contains("authmethod = None\n"), "{text}");
+    }
+}

@@ -1,0 +1,109 @@
+//! Several ways to one unit as one device: dm-multipath, kept by multipathd(8).
+//!
+//! multipathd takes no disk by itself (`find_multipaths strict` in `multipath.conf`): it is told of each unit by its WWID.
+//! It is started with the first one, and sees from then on which ways are up.
+
+use super::sysfs::{Disk, Sysfs};
+use crate::{error::Fault, program};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(100);
+/// What multipath's devices are called in the device mapper.
+const PREFIX: &str = "mpath-";
+
+/// The device that has all of `disks`, which are ways to one unit; made if there is none, and the ways that it lacks added.
+///
+/// # Errors
+/// If multipathd cannot be started, or makes none.
+pub(super) fn assemble(sysfs: &Sysfs, disks: &[Disk]) -> Result<PathBuf, Fault> {
+    if let Some(map) = common(sysfs, disks) {
+        return Ok(node(&map));
+    }
+    start()?;
+    for disk in disks {
+        if map_of(sysfs, disk).is_none() {
+            run("multipath", &["-a", &disk.node().to_string_lossy()])?;
+            tell(&["add", "path", disk.name()])?;
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match common(sysfs, disks) {
+            Some(map) => return Ok(node(&map)),
+            None if Instant::now() < deadline => thread::sleep(PAUSE),
+            None => {
+                let names: Vec<&str> = disks.iter().map(Disk::name).collect();
+                return Err(Fault::Unavailable(format!(
+                    "multipathd made no device of {} within {} s",
+                    names.join(" and "),
+                    PATIENCE.as_secs()
+                )));
+            }
+        }
+    }
+}
+
+/// The multipath device on a disk, `dm-3`.
+pub(super) fn map_of(sysfs: &Sysfs, disk: &Disk) -> Option<String> {
+    sysfs.holder(disk).filter(|(_, uuid)| uuid.starts_with(PREFIX)).map(|(name, _)| name)
+}
+
+/// Makes a device as large as the disks it is made of.
+///
+/// # Errors
+/// multipathd's.
+pub(super) fn grow(sysfs: &Sysfs, map: &str) -> Result<(), Fault> {
+    let name = sysfs.map_name(map).unwrap_or_else(|| map.to_owned());
+    tell(&["resize", "map", &name])
+}
+
+/// Takes the device on these disks away; none is fine.
+///
+/// # Errors
+/// [`Fault::Precondition`] if it is in use.
+pub(super) fn flush(sysfs: &Sysfs, disks: &[Disk]) -> Result<(), Fault> {
+    let Some(map) = disks.iter().find_map(|disk| map_of(sysfs, disk)) else { return Ok(()) };
+    for disk in disks {
+        run("multipath", &["-w", &disk.node().to_string_lossy()])?;
+    }
+    let name = sysfs.map_name(&map).unwrap_or_else(|| map.clone());
+    run("multipath", &["-f", &name])?;
+    let deadline = Instant::now() + PATIENCE;
+    while disks.iter().any(|disk| map_of(sysfs, disk).is_some()) {
+        if Instant::now() > deadline {
+            return Err(Fault::Precondition(format!("the multipath device {name} is in use")));
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// The one device that all of the disks are in.
+fn common(sysfs: &Sysfs, disks: &[Disk]) -> Option<String> {
+    let (first, others) = disks.split_first()?;
+    let map = map_of(sysfs, first)?;
+    others.iter().all(|disk| map_of(sysfs, disk).as_ref() == Some(&map)).then_some(map)
+}
+
+fn node(map: &str) -> PathBuf {
+    Path::new("/dev").join(map)
+}
+
+fn start() -> Result<(), Fault> {
+    run("systemctl", &["start", "multipathd.service"])
+}
+
+/// multipathd answers `ok`, or `fail` with exit code 1.
+fn tell(words: &[&str]) -> Result<(), Fault> {
+    run("multipathd", words)
+}
+
+fn run(name: &str, words: &[&str]) -> Result<(), Fault> {
+    program::run(Command::new(name).args(words), b"", PATIENCE)?.success().map(drop)
+}

@@ -1,0 +1,289 @@
+//! The kernel's side of iSCSI: sessions, and the SCSI devices they bring (`scsi_transport_iscsi`, `scsi_sysfs`).
+//!
+//! Nothing about a session is kept by the driver: what there is stands in /sys, whoever made it, also after a restart.
+
+use super::target::{Portal, Target};
+use crate::error::{During, Fault};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long the kernel takes to make a device of a unit, or to see its new size.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// /sys, or what stands for it in a test.
+#[derive(Debug, Clone)]
+pub(super) struct Sysfs(PathBuf);
+
+/// A session: one way to a target that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Session {
+    /// The way.
+    pub(super) portal: Portal,
+    /// Requests go through now.
+    pub(super) is_up: bool,
+    /// Its directory among the devices.
+    directory: PathBuf,
+}
+
+/// A unit as one session sees it: a disk's name, `sda`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Disk(String);
+
+impl Disk {
+    /// Its node.
+    pub(super) fn node(&self) -> PathBuf {
+        Path::new("/dev").join(&self.0)
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self("/sys".into())
+    }
+}
+
+impl Sysfs {
+    /// The sessions with a target.
+    ///
+    /// # Errors
+    /// If /sys cannot be read.
+    pub(super) fn sessions(&self, iqn: &str) -> Result<Vec<Session>, Fault> {
+        let class = self.0.join("class/iscsi_session");
+        let mut found = Vec::new();
+        for name in names(&class).during(|| format!("read {}", class.display()))? {
+            let session = class.join(&name);
+            if text(&session.join("targetname")).as_deref() != Some(iqn) {
+                continue;
+            }
+            let number = name.trim_start_matches("session");
+            let connection = self.0.join(format!("class/iscsi_connection/connection{number}:0"));
+            let (host, port) = (text(&connection.join("persistent_address")), text(&connection.join("persistent_port")));
+            // It may be going while we look.
+            let (Some(host), Some(port)) = (host, port.and_then(|port| port.parse().ok())) else { continue };
+            let Ok(directory) = fs::canonicalize(session.join("device")) else { continue };
+            let is_up = text(&session.join("state")).as_deref() == Some("LOGGED_IN");
+            found.push(Session { portal: Portal { host, port }, is_up, directory });
+        }
+        Ok(found)
+    }
+
+    /// The unit as a session sees it, if it has been looked for.
+    pub(super) fn disk(&self, session: &Session, lun: u16) -> Option<Disk> {
+        let units = units(&session.directory);
+        let unit = units.into_iter().find(|unit| number(unit) == Some(lun))?;
+        names(&unit.join("block")).ok()?.into_iter().next().map(Disk)
+    }
+
+    /// Whether a session brings any disk.
+    pub(super) fn is_used(&self, session: &Session) -> bool {
+        units(&session.directory).iter().any(|unit| unit.join("block").exists())
+    }
+
+    /// Has a session look for a unit, and waits for it.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`] if the target shows no such unit.
+    pub(super) fn find(&self, session: &Session, lun: u16) -> Result<Disk, Fault> {
+        if let Some(disk) = self.disk(session, lun) {
+            return Ok(disk);
+        }
+        let host = session.directory.parent().and_then(Path::file_name).unwrap_or_default();
+        let scan = self.0.join("class/scsi_host").join(host).join("scan");
+        fs::write(&scan, format!("0 0 {lun}")).during(|| format!("look for unit {lun}: write {}", scan.display()))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.disk(session, lun) {
+                Some(disk) => return Ok(disk),
+                None if Instant::now() < deadline => thread::sleep(PAUSE),
+                None => {
+                    return Err(Fault::NotFound(format!("the target shows no unit {lun} at {}", session.portal)));
+                }
+            }
+        }
+    }
+
+    /// What identifies the unit behind a disk, the same by every way.
+    ///
+    /// # Errors
+    /// [`Fault::Precondition`] if the unit does not say.
+    pub(super) fn identity(&self, disk: &Disk) -> Result<String, Fault> {
+        let identity = text(&self.block(disk).join("device/wwid")).filter(|identity| !identity.is_empty());
+        identity.ok_or_else(|| Fault::Precondition(format!("{} does not say which unit it is (VPD page 83h)", disk.0)))
+    }
+
+    /// Bytes of a disk.
+    pub(super) fn size(&self, name: &str) -> u64 {
+        let sectors = text(&self.0.join("block").join(name).join("size")).and_then(|size| size.parse::<u64>().ok());
+        sectors.unwrap_or_default().saturating_mul(512)
+    }
+
+    /// Asks the unit how large it is, and waits until that is `bytes`.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfRange`] if it is less.
+    pub(super) fn rescan(&self, disk: &Disk, bytes: u64) -> Result<(), Fault> {
+        let path = self.block(disk).join("device/rescan");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            fs::write(&path, "1").during(|| format!("write {}", path.display()))?;
+            match self.size(&disk.0) {
+                size if size >= bytes => return Ok(()),
+                _ if Instant::now() < deadline => thread::sleep(PAUSE),
+                size => {
+                    return Err(Fault::OutOfRange(format!(
+                        "{bytes} bytes were asked for, and the target's unit has {size}; enlarge it there first"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Takes a disk away from the kernel; nothing uses it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn remove(&self, disk: &Disk) -> Result<(), Fault> {
+        let path = self.block(disk).join("device/delete");
+        match fs::write(&path, "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).during(|| format!("write {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The device mapper's device on a disk, if there is one, and what made it: `mpath-…`.
+    pub(super) fn holder(&self, disk: &Disk) -> Option<(String, String)> {
+        let holders = names(&self.block(disk).join("holders")).ok()?;
+        holders.into_iter().find_map(|name| {
+            let uuid = text(&self.0.join("block").join(&name).join("dm/uuid"))?;
+            Some((name, uuid))
+        })
+    }
+
+    /// A device mapper device's name.
+    pub(super) fn map_name(&self, device: &str) -> Option<String> {
+        text(&self.0.join("block").join(device).join("dm/name"))
+    }
+
+    fn block(&self, disk: &Disk) -> PathBuf {
+        self.0.join("block").join(&disk.0)
+    }
+}
+
+impl Target {
+    /// The sessions that go by one of its ways.
+    pub(super) fn taken(&self, sysfs: &Sysfs) -> Result<Vec<Session>, Fault> {
+        let mut sessions = sysfs.sessions(&self.iqn)?;
+        sessions.retain(|session| self.portals.contains(&session.portal));
+        Ok(sessions)
+    }
+}
+
+/// Directories of a session's units: `…/target2:0:0/2:0:0:1`.
+fn units(session: &Path) -> Vec<PathBuf> {
+    let targets = names(session).unwrap_or_default().into_iter().filter(|name| name.starts_with("target"));
+    targets
+        .flat_map(|target| {
+            let target = session.join(target);
+            names(&target).unwrap_or_default().into_iter().map(move |unit| target.join(unit))
+        })
+        .filter(|unit| number(unit).is_some())
+        .collect()
+}
+
+/// The number of the unit whose directory this is: host, channel, target and unit with `:` between them.
+fn number(unit: &Path) -> Option<u16> {
+    let name = unit.file_name()?.to_str()?;
+    let parts: Vec<&str> = name.split(':').collect();
+    match parts.as_slice() {
+        [host, _, _, lun] if host.bytes().all(|b| b.is_ascii_digit()) => lun.parse().ok(),
+        _ => None,
+    }
+}
+
+/// What is in a directory, sorted; nothing if it is not there.
+fn names(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A /sys with two sessions of one target and one of another.
+    fn sys() -> (tempfile::TempDir, Sysfs) {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (number, iqn, port, state) in
+            [(1, "iqn.2026-11.test:a", 3260, "LOGGED_IN"), (2, "iqn.2026-11.test:a", 3261, "FAILED"), (3, "iqn.2026-11.test:b", 3260, "LOGGED_IN")]
+        {
+            let class = format!("class/iscsi_session/session{number}");
+            put(&format!("{class}/targetname"), &format!("{iqn}\n"));
+            put(&format!("{class}/state"), &format!("{state}\n"));
+            let connection = format!("class/iscsi_connection/connection{number}:0");
+            put(&format!("{connection}/persistent_address"), "10.0.2.2\n");
+            put(&format!("{connection}/persistent_port"), &format!("{port}\n"));
+            put(&format!("class/scsi_host/host{number}/scan"), "");
+            let device = format!("devices/platform/host{number}/session{number}");
+            fs::create_dir_all(root.path().join(&device)).unwrap();
+            symlink(root.path().join(&device), root.path().join(class).join("device")).unwrap();
+        }
+        put("devices/platform/host1/session1/target1:0:0/1:0:0:7/block/sda/x", "");
+        put("devices/platform/host1/session1/target1:0:0/power/x", "");
+        put("block/sda/size", "2048\n");
+        put("block/sda/device/wwid", "naa.5\n");
+        put("block/sda/device/rescan", "");
+        put("block/sda/holders/dm-3/x", "");
+        put("block/dm-3/dm/uuid", "mpath-35\n");
+        put("block/dm-3/dm/name", "35\n");
+        let sysfs = Sysfs(root.path().to_owned());
+        (root, sysfs)
+    }
+
+    #[test]
+    fn sessions_and_their_disks_are_found() {
+        let (_root, sysfs) = sys();
+        let sessions = sysfs.sessions("iqn.2026-11.test:a").unwrap();
+        let ways: Vec<(String, bool)> =
+            sessions.iter().map(|session| (session.portal.to_string(), session.is_up)).collect();
+        assert_eq!(ways, [("10.0.2.2:3260".to_owned(), true), ("10.0.2.2:3261".to_owned(), false)]);
+        let disk = sysfs.disk(&sessions[0], 7).unwrap();
+        assert_eq!(disk.node(), Path::new("/dev/sda"));
+        assert_eq!(sysfs.find(&sessions[0], 7).unwrap(), disk);
+        assert_eq!((sysfs.disk(&sessions[0], 1), sysfs.disk(&sessions[1], 7)), (None, None));
+        assert!(sysfs.is_used(&sessions[0]) && !sysfs.is_used(&sessions[1]));
+        assert_eq!(sysfs.identity(&disk).unwrap(), "naa.5");
+        assert_eq!(sysfs.holder(&disk), Some(("dm-3".to_owned(), "mpath-35".to_owned())));
+        assert_eq!(sysfs.map_name("dm-3").as_deref(), Some("35"));
+        assert_eq!(sysfs.size("sda"), 1 << 20);
+        sysfs.rescan(&disk, 1 << 20).unwrap();
+        assert_eq!(sysfs.sessions("iqn.2026-11.test:none").unwrap(), []);
+        assert_eq!(Sysfs("/no/such".into()).sessions("iqn.2026-11.test:a").unwrap(), []);
+    }
+}

@@ -1,0 +1,141 @@
+//! A unit of an iSCSI target, by two ways.
+
+use crate::{
+    guest::{
+        host::Host,
+        identity::HOST_FROM_GUEST,
+        volume::{Claim, Volume, refused},
+    },
+    scenario::{Context, Needs, Scenario, Stop, check, check_equal},
+    storage::iscsi::{Account, IscsiTarget, TARGET},
+};
+use cairn_contract::storage::BackendKind;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::sleep;
+
+pub(super) static SCENARIO: Scenario = Scenario {
+    id: "volume-iscsi",
+    title: "an iSCSI unit with CHAP and two ways is used, loses a way, grows, outlives the driver, and is logged out of",
+    requirements: &["ra2.stg.003", "ra2.stg.006"],
+    needs: Needs::Shared,
+    budget: 4,
+    run: |context| Box::pin(run(context)),
+};
+
+const MIB: i64 = 1 << 20;
+const OURS: Account<'_> = Account { user: "node", secret: "twelve-bytes-or-more" };
+const THEIRS: Account<'_> = Account { user: "target", secret: "another-long-secret" };
+/// In the Kubernetes secret.
+const SECRET: &str = "node.session.auth.password";
+
+async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
+    context.lab().has_volumes(BackendKind::Iscsi)?;
+    let target = IscsiTarget::start(&context.lab().work.join("iscsi"), 2).await?;
+    target.require(OURS).await?;
+    target.answer_as(THEIRS).await?;
+    target.add(1, 64 << 20).await?;
+    let guest = context.guest()?;
+    let probe = &context.lab().probe;
+    let program = probe.program();
+    let host = Host::look(&guest, probe).await?;
+    let driver = guest.driver(BackendKind::Iscsi);
+    driver.register(&host).await?;
+    driver.ready().await?;
+    let claim = Claim::files("unit", 64 * MIB)
+        .secret("node.session.auth.username", OURS.user)
+        .secret(SECRET, OURS.secret)
+        .secret("node.session.auth.username_in", THEIRS.user)
+        .secret("node.session.auth.password_in", THEIRS.secret);
+    let volume = driver.existing("a-unit", claim, attributes(&target, "1"));
+
+    context.step("wrong secrets, and a unit that is not there");
+    let wrong = volume.with_secret(SECRET, "not-the-right-one");
+    refused("a wrong secret", wrong.stage(&host).await, "Unauthenticated")?;
+    let none = driver.existing("no-unit", Claim::files("none", MIB), attributes(&target, "1"));
+    refused("no secret", none.stage(&host).await, "Unauthenticated")?;
+    check_equal("the sessions after that", &target.sessions().await?, &0)?;
+
+    context.step("log in by both ways, format, write");
+    volume.stage(&host).await?;
+    check_equal("the sessions", &target.sessions().await?, &2)?;
+    let path = volume.publish(&host, "first").await?;
+    let (pod, container) = guest.pod_with("first", probe, &path).await?;
+    container.exec(&[&program, "fill", "/volume/kept", "2M"]).await?.success()?;
+    let sum = container.exec(&[&program, "sha256", "/volume/kept"]).await?.success()?;
+    condition(context, &volume, false).await?;
+
+    context.step("take one way away");
+    target.gates()[0].shut();
+    container.exec(&[&program, "fill", "/volume/one-way", "2M"]).await?.success()?;
+    condition(context, &volume, true).await?;
+
+    context.step("and give it back");
+    target.gates()[0].open();
+    condition(context, &volume, false).await?;
+    // The other way, so that the one that came back carries everything.
+    target.gates()[1].shut();
+    container.exec(&[&program, "fill", "/volume/other-way", "2M"]).await?.success()?;
+    target.gates()[1].open();
+    condition(context, &volume, false).await?;
+
+    context.step("kill the driver: the sessions live on");
+    let _ = host.run(&["kill", "KILL", "cairn-csi"]).await;
+    driver.ready().await?;
+    check_equal("the sessions", &target.sessions().await?, &2)?;
+    container.exec(&[&program, "fill", "/volume/after", "1M"]).await?.success()?;
+
+    context.step("a larger unit");
+    // The target's unit is not there for a moment; a machine that stands still does not see that.
+    context.node()?.freeze().await?;
+    let grown = target.grow(1, 128 << 20).await;
+    context.node()?.thaw().await?;
+    grown?;
+    let size = volume.expand_on_node("first", 128 * MIB).await?;
+    check(size >= 128 * MIB, || format!("it has {size} bytes"))?;
+    container.exec(&[&program, "fill", "/volume/large", "70M"]).await?.success()?;
+
+    context.step("released");
+    pod.remove().await?;
+    volume.unpublish("first").await?;
+    volume.unstage().await?;
+    check_equal("the sessions", &target.sessions().await?, &0)?;
+    let disks = host.list("/sys/block").await?;
+    let left: Vec<_> = disks.iter().filter(|name| name.starts_with("sd")).collect();
+    check(left.is_empty(), || format!("disks are left: {left:?}"))?;
+    let records = host.list("/run/cairn/iscsi/nodes").await.unwrap_or_default();
+    check(records.is_empty(), || format!("records with secrets are left: {records:?}"))?;
+
+    context.step("used again, by another pod");
+    volume.stage(&host).await?;
+    let path = volume.publish(&host, "second").await?;
+    let (pod, container) = guest.pod_with("second", probe, &path).await?;
+    let seen = container.exec(&[&program, "sha256", "/volume/kept"]).await?.success()?;
+    check_equal("the file's digest", &seen, &sum)?;
+    pod.remove().await?;
+    volume.unpublish("second").await?;
+    volume.unstage().await?;
+    check_equal("the sessions at the end", &target.sessions().await?, &0)?;
+    host.leave().await
+}
+
+/// What a persistent volume written by hand says.
+pub(super) fn attributes(target: &IscsiTarget, lun: &str) -> BTreeMap<String, String> {
+    let portals: Vec<String> =
+        target.gates().iter().map(|gate| format!("{HOST_FROM_GUEST}:{}", gate.port())).collect();
+    let portals = serde_json::Value::from(portals).to_string();
+    let entries = [("iqn", TARGET), ("lun", lun), ("portals", &portals), ("sessionCHAPAuth", "true")];
+    entries.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+/// Waits until the driver calls the volume abnormal, or well again.
+async fn condition(context: &mut Context<'_>, volume: &Volume, abnormal: bool) -> Result<(), Stop> {
+    let deadline = context.guest()?.pace().deadline(Duration::from_secs(60));
+    loop {
+        let condition = volume.stats("first").await?.volume_condition.unwrap_or_default();
+        if condition.abnormal == abnormal {
+            return Ok(());
+        }
+        check(deadline.is_open(), || format!("its condition is still {condition:?}"))?;
+        sleep(Duration::from_millis(500)).await;
+    }
+}
