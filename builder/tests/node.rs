@@ -52,6 +52,8 @@ impl Node {
         script(&path("systemctl"), &format!("#!/bin/sh\necho \"$@\" >>{}\n", path("power").display()));
         let backends = Backends {
             cri_socket: path("cri.sock"),
+            csi_run: path("csi"),
+            plugins_registry: path("registry"),
             journalctl: path("journalctl"),
             systemctl: path("systemctl"),
         };

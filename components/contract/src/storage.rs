@@ -6,7 +6,10 @@ use crate::{
     runtime::{LogFormat, LogLevel},
 };
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 /// A kind of storage. Each is a CSI driver of its own: with its name, its socket and its registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,6 +43,16 @@ impl BackendKind {
             Self::Nfs => "nfs.csi.cairn",
             Self::Iscsi => "iscsi.csi.cairn",
         }
+    }
+
+    /// Its socket, in the directory of the drivers' sockets.
+    pub fn socket(self, run: &Path) -> PathBuf {
+        run.join(self.name()).with_extension("sock")
+    }
+
+    /// The socket by which it registers, in the kubelet's directory for that.
+    pub fn registration_socket(self, registry: &Path) -> PathBuf {
+        registry.join(format!("{}-reg.sock", self.driver()))
     }
 }
 
@@ -128,6 +141,6 @@ impl Default for StorageConfig {
 impl StorageConfig {
     /// The socket of one driver: `<run>/<backend>.sock`.
     pub fn socket(&self, backend: BackendKind) -> PathBuf {
-        self.run.join(backend.name()).with_extension("sock")
+        backend.socket(&self.run)
     }
 }

@@ -368,6 +368,12 @@ pub trait Backend: Send + Sync + 'static {
         Condition::Normal
     }
 
+    /// Whether a volume's files can be looked at without waiting; asked after [`Self::condition`].
+    fn answers(&self, staged: &Staged) -> bool {
+        let _ = staged;
+        true
+    }
+
     /// Makes an inline volume that lives as long as its pod, by the context of its publish call. It is removed with
     /// [`Self::delete`].
     ///

@@ -38,6 +38,7 @@ pub mod loopback;
 pub mod mount;
 pub mod nfs;
 pub mod node;
+pub mod program;
 pub mod records;
 pub mod registration;
 pub mod server;

@@ -76,13 +76,14 @@ pub async fn run(config: StorageConfig) -> Result<(), Box<dyn Error>> {
         serving.spawn(serve(driver, listen(&socket)?, operations.clone()));
         tracing::info!(driver = kind.driver(), socket = %socket.display(), "ready");
         if let Some(registry) = &config.plugins_registry {
-            let registered = registry.join(format!("{}-reg.sock", kind.driver()));
+            let registered = kind.registration_socket(registry);
             serving.spawn(register(kind, socket.clone(), listen(&registered)?));
             sockets.push(registered);
         }
         sockets.push(socket);
     }
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
+    tokio::spawn(watchdog());
     let patience = async {
         stopped().await;
         tokio::time::sleep(STOP_PATIENCE).await;
@@ -101,6 +102,16 @@ pub async fn run(config: StorageConfig) -> Result<(), Box<dyn Error>> {
         let _ = fs::remove_file(socket);
     }
     Ok(())
+}
+
+/// Tells systemd that the event loop turns.
+async fn watchdog() {
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        loop {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            tokio::time::sleep(limit / 3).await;
+        }
+    }
 }
 
 async fn serve(

@@ -261,6 +261,17 @@ impl ContainerBuilder {
         self
     }
 
+    /// A directory of the node in the container; what is mounted below it on one side is mounted on the other.
+    pub fn mount_shared(mut self, host: &str, container: &str) -> Self {
+        self.config.mounts.push(cri::Mount {
+            host_path: host.to_owned(),
+            container_path: container.to_owned(),
+            propagation: cri::MountPropagation::PropagationBidirectional.into(),
+            ..Default::default()
+        });
+        self
+    }
+
     /// A directory of the node in the container, its owners those of the pod's own users.
     pub fn mount_mapped(mut self, host: &str, container: &str) -> Self {
         let users = self.pod.namespaces().and_then(|options| options.userns_options).unwrap_or_default();

@@ -6,6 +6,7 @@ mod cni_reference;
 mod cold_boot;
 mod container_baked;
 mod container_pulled;
+mod csi_sanity;
 mod daemon_killed;
 mod device_denied;
 mod dual_stack;
@@ -68,6 +69,7 @@ pub static ALL: &[&Scenario] = &[
     &volume_nfs::SCENARIO,
     &volume_iscsi::SCENARIO,
     &network_cut::SCENARIO,
+    &csi_sanity::SCENARIO,
     &second_boot::SCENARIO,
     &reboot_pod::SCENARIO,
     &volume_reboot::SCENARIO,

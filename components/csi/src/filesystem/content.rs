@@ -38,9 +38,9 @@ impl fmt::Display for Content {
 
 /// What must be zero at the beginning of a blank device: all known marks but backups are in it (btrfs is the farthest,
 /// at 64 KiB; ZFS labels end at 512 KiB).
-const HEAD: u64 = 4 * MIB;
+pub(crate) const HEAD: u64 = 4 * MIB;
 /// And at its end: backup partition tables, RAID and ZFS labels.
-const TAIL: u64 = MIB;
+pub(crate) const TAIL: u64 = MIB;
 
 /// Marks: offset, bytes, what it is. Only what can be mounted is told apart, and what makes a better message.
 const MARKS: &[(usize, &[u8], Content)] = &[

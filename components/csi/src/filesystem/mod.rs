@@ -6,6 +6,7 @@ mod content;
 mod freeze;
 
 pub use content::{Content, is_smaller_than_its_device, look};
+pub(crate) use content::{HEAD, TAIL};
 pub use freeze::Frozen;
 
 use crate::{

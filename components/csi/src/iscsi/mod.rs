@@ -66,7 +66,7 @@ impl Iscsi {
         // Side by side: one that does not answer keeps nobody waiting but itself.
         let faults: Vec<Fault> = thread::scope(|scope| {
             let logins: Vec<_> =
-                missing.iter().map(|portal| scope.spawn(|| self.admin.login(target, portal, chap))).collect();
+                missing.iter().map(|portal| scope.spawn(move || self.admin.login(target, portal, chap))).collect();
             let ended = logins.into_iter().map(|login| {
                 login.join().unwrap_or_else(|_| Err(Fault::Unavailable("the login failed inside the driver".into())))
             });
@@ -76,7 +76,7 @@ impl Iscsi {
         match faults.into_iter().next() {
             Some(fault) if sessions.is_empty() => Err(fault),
             Some(fault) => {
-                tracing::warn!(target = %target.iqn, "one way of {}: {fault}", target.portals.len());
+                tracing::warn!(iqn = %target.iqn, "one way of {}: {fault}", target.portals.len());
                 Ok(sessions)
             }
             None if sessions.is_empty() => Err(Fault::Unavailable(format!("{}: no session came up", target.iqn))),

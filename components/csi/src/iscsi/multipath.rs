@@ -26,6 +26,8 @@ pub(super) fn assemble(sysfs: &Sysfs, disks: &[Disk]) -> Result<PathBuf, Fault> 
         return Ok(node(&map));
     }
     start()?;
+    // multipath goes by the serial numbers that udev reads from new disks.
+    run("udevadm", &["settle", "--timeout=20"])?;
     for disk in disks {
         if map_of(sysfs, disk).is_none() {
             run("multipath", &["-a", &disk.node().to_string_lossy()])?;

@@ -219,6 +219,10 @@ impl Backend for Nfs {
             _ => Condition::Normal,
         }
     }
+
+    fn answers(&self, staged: &Staged) -> bool {
+        !self.health.is_silent(&staged.id)
+    }
 }
 
 /// Checked parameters of a StorageClass.

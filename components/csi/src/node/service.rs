@@ -215,8 +215,9 @@ impl Node for NodeServer {
             return Err(Fault::Invalid("volume_path is missing".to_owned()).into());
         }
         let range = CapacityRange::parse(request.capacity_range.as_ref())?;
+        let secrets = Secrets::from(request.secrets);
         let bytes = call(&self.0, vec![id.to_string()], move |driver| {
-            let bytes = driver.expand_on_node(&id, &request.volume_path, range)?;
+            let bytes = driver.expand_on_node(&id, &request.volume_path, range, &secrets)?;
             tracing::info!(volume = %id, bytes, "volume is so large");
             Ok(bytes)
         });

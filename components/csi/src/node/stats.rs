@@ -8,7 +8,7 @@ use crate::{
     encryption,
     error::{During, Fault},
     filesystem,
-    id::VolumeId,
+    id::{Secrets, VolumeId},
     loopback,
 };
 use std::path::Path;
@@ -50,6 +50,10 @@ impl Driver {
             let condition = Condition::Abnormal(format!("{path} is not mounted any more"));
             return Ok(Usage { bytes: (Some(0), 0, Some(0)), inodes: None, condition });
         }
+        // A call that waits for a server would hold its thread and the volume as long as the server is away.
+        if !self.backend.answers(&staged) {
+            return Ok(Usage { bytes: (Some(0), 0, Some(0)), inodes: None, condition });
+        }
         let held = rustix::fs::statvfs(path).during(|| format!("measure {path}"))?;
         let bytes = |blocks: u64| blocks.saturating_mul(held.f_frsize);
         Ok(Usage {
@@ -69,17 +73,18 @@ impl Driver {
         id: &VolumeId,
         path: &str,
         range: CapacityRange,
+        secrets: &Secrets,
     ) -> Result<u64, Fault> {
         let staged = self.at(id, path)?;
         self.backend.grow(&staged, range)?;
         match &staged.made {
             None => Err(Fault::Precondition(format!("{id} is not staged"))),
             Some(Made::Device(device)) => {
-                encryption::grow(id, &staged.context)?;
+                encryption::grow(id, &staged.context, secrets)?;
                 loopback::size(device)
             }
             Some(Made::FileSystem { device, fs_type }) => {
-                encryption::grow(id, &staged.context)?;
+                encryption::grow(id, &staged.context, secrets)?;
                 filesystem::grow(device, *fs_type, Path::new(path))?;
                 loopback::size(device)
             }
