@@ -107,8 +107,13 @@ fn image(comparison: &Path, reference: &Path) -> io::Result<SyntheticImage> {
             layer = program(layer, &format!("{REFERENCE}/{plugin}"), &path, &mut libraries)?;
         }
     }
-    for library in libraries {
-        layer = layer.file(library.trim_start_matches('/'), 0o755, &fs::read(&library)?)?;
+    let parents = libraries.iter().flat_map(|library| Path::new(library).ancestors().skip(1));
+    let parents: BTreeSet<&str> = parents.filter_map(|parent| parent.to_str()?.strip_prefix('/')).collect();
+    for directory in parents.into_iter().filter(|directory| !directory.is_empty()) {
+        layer = layer.directory(directory, 0o755)?;
+    }
+    for library in &libraries {
+        layer = layer.file(library.trim_start_matches('/'), 0o755, &fs::read(library)?)?;
     }
     let config = serde_json::json!({"Entrypoint": [format!("/{COMPARISON}")]});
     Ok(ImageBuilder::new("amd64").config(config).layer(layer, Compression::Zstd)?.build())
