@@ -70,6 +70,10 @@ const NO_INFO: Info = Info {
     init: [0; 2],
 };
 
+/// Bytes in a sector. The kernel's own choice follows the file: that of a file which shares blocks can be 4096, and what is
+/// on the volume was made for another. Where direct I/O cannot do with it, the page cache is used.
+const SECTOR: u32 = 512;
+
 /// How often another may take the free device first.
 const ATTEMPTS: u32 = 64;
 /// How long, in all, a device that was let go may take to be gone: five seconds.
@@ -102,7 +106,7 @@ pub fn attach(image: &Path, read_only: bool) -> Result<PathBuf, Fault> {
         let flags = DIRECT_IO | if read_only { READ_ONLY } else { 0 };
         let config = Config {
             fd: file.as_raw_fd().cast_unsigned(),
-            block_size: 0,
+            block_size: SECTOR,
             info: Info { flags, ..NO_INFO },
             reserved: [0; 8],
         };
