@@ -102,11 +102,13 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
     // What a vendor's edits add is judged as if the pod had asked for it.
     let mut config = input.config.clone();
     let mut groups = Vec::new();
-    for edit in edits {
+    for edit in &edits {
         edit.apply(&mut config)?;
-        groups.extend(edit.additional_gids);
+        groups.extend_from_slice(&edit.additional_gids);
     }
-    assemble(&Input { config: &config, pid: input.pid.clone(), ..*input }, &groups)
+    let (mut spec, user) = assemble(&Input { config: &config, pid: input.pid.clone(), ..*input }, &groups)?;
+    spec.set_hooks(cdi::hooks(&edits));
+    Ok((spec, user))
 }
 
 /// Devices by name: CRI's field, else the annotations that were used before there was one.
@@ -126,6 +128,10 @@ fn assemble(input: &Input<'_>, groups: &[u32]) -> Result<(Spec, User), SpecError
     let security = linux.and_then(|linux| linux.security_context.as_ref()).unwrap_or(&none);
     let image = input.image.config().as_ref();
     refuse_unsupported(input.config, security)?;
+    let arguments = arguments(input.config, image);
+    if arguments.is_empty() {
+        return Err(SpecError::Refused("there is no command: neither the container nor its image has one".to_owned()));
+    }
 
     let mut user =
         Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
@@ -149,7 +155,7 @@ fn assemble(input: &Input<'_>, groups: &[u32]) -> Result<(Spec, User), SpecError
     process
         .set_terminal(Some(input.config.tty))
         .set_user(oci_user)
-        .set_args(Some(arguments(input.config, image)))
+        .set_args(Some(arguments))
         .set_env(Some(environment(input, image)))
         .set_cwd(working_directory(input.config, image))
         .set_no_new_privileges(security.no_new_privs.then_some(true))
@@ -256,6 +262,7 @@ fn environment(input: &Input<'_>, image: Option<&oci_spec::image::Config>) -> Ve
     };
     image.and_then(|image| image.env().as_ref()).into_iter().flatten().cloned().for_each(&mut set);
     for variable in &input.config.envs {
+        // What is not UTF-8 was refused.
         set(format!("{}={}", variable.key, String::from_utf8_lossy(&variable.value)));
     }
     all

@@ -40,6 +40,12 @@ const CHECK_ENTRIES: u64 = 2048;
 const RESERVE: u64 = 256 << 20;
 const RESERVE_INODES: u64 = 1024;
 
+/// Paths held in memory, bytes. Directories whose time stamps wait for the end; when it is too much they get them at
+/// once, and those that change later lose them.
+const DIRECTORY_BYTES: usize = 16 << 20;
+/// And directories that no entry describes: nearly none in real layers.
+const IMPLICIT_BYTES: usize = 4 << 20;
+
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -101,6 +107,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked, Unpack
         tree,
         archive: TarReader::new(archive),
         directories: BTreeMap::new(),
+        directory_bytes: 0,
         unpacked: Unpacked { inodes: 1, disk: BLOCK, ..Unpacked::default() },
         unchecked_bytes: 0,
         unchecked_entries: 0,
@@ -109,6 +116,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked, Unpack
     unpacker.check_space()?;
     while let Some(entry) = unpacker.archive.next()? {
         unpacker.entry(&entry)?;
+        unpacker.count_implicit(&entry)?;
     }
     unpacker.finish_directories();
     let Unpacker { tree, archive, mut unpacked, .. } = unpacker;
@@ -126,6 +134,8 @@ struct Unpacker<R> {
     /// Time stamps of directories change with each file made in them, so they are set last.
     /// By path: an archive may name one directory any number of times.
     directories: BTreeMap<PathBuf, (i64, u32)>,
+    /// Bytes of those paths.
+    directory_bytes: usize,
     unpacked: Unpacked,
     unchecked_bytes: u64,
     unchecked_entries: u64,
@@ -158,6 +168,7 @@ impl<R: Read> Unpacker<R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         let context = Context(entry);
         self.unchecked_entries += 1;
+        self.unchecked_bytes += entry.xattrs.iter().map(|(_, value)| value.len() as u64).sum::<u64>();
         if self.unchecked_bytes >= CHECK_BYTES || self.unchecked_entries >= CHECK_ENTRIES {
             self.check_space()?;
         }
@@ -184,7 +195,13 @@ impl<R: Read> Unpacker<R> {
             Kind::Directory => {
                 self.tree.explicit(&path);
                 self.directory(&place, entry, fresh)?;
-                self.directories.insert(path, entry.mtime);
+                let length = path.as_os_str().len();
+                if self.directories.insert(path, entry.mtime).is_none() {
+                    self.directory_bytes += length;
+                }
+                if self.directory_bytes > DIRECTORY_BYTES {
+                    self.finish_directories();
+                }
             }
             Kind::File => self.file(&place, entry)?,
             Kind::HardLink(target) => return self.hard_link(&place, target, &context),
@@ -331,6 +348,18 @@ impl<R: Read> Unpacker<R> {
         self.unpacked.disk = self.unpacked.disk.saturating_add(size.div_ceil(BLOCK) * BLOCK);
     }
 
+    /// Counts the directories that were made on the way to `entry`.
+    fn count_implicit(&mut self, entry: &Entry) -> Result<(), UnpackError> {
+        let made = self.tree.take_made();
+        self.unchecked_entries += made;
+        self.unpacked.inodes += made;
+        self.unpacked.disk = self.unpacked.disk.saturating_add(made * BLOCK);
+        if self.tree.implicit_bytes() > IMPLICIT_BYTES {
+            return Err(Context(entry).refused("too many directories that the archive does not describe"));
+        }
+        Ok(())
+    }
+
     fn check_space(&mut self) -> Result<(), UnpackError> {
         (self.unchecked_bytes, self.unchecked_entries) = (0, 0);
         let Ok(stat) = fs::fstatvfs(self.tree.root()) else { return Ok(()) };
@@ -349,6 +378,7 @@ impl<R: Read> Unpacker<R> {
     }
 
     fn finish_directories(&mut self) {
+        self.directory_bytes = 0;
         for (path, mtime) in std::mem::take(&mut self.directories).into_iter().rev() {
             // A directory that a later entry replaced has no time stamp to keep.
             if let Ok(place) = self.tree.find(&path)
