@@ -23,7 +23,7 @@ fn spdy_traffic(random: &mut Random) -> Vec<u8> {
         match random.below(9) {
             0..=2 => {
                 let (port, id) = (random.below(70000).to_string(), random.below(9).to_string());
-                let kind = random.one(&kinds);
+                let kind = *random.one(&kinds);
                 client.open(&Headers::new([("streamtype", kind), ("port", &port), ("requestid", &id)]));
             }
             3 | 4 => drop(client.send(stream, &vec![random.next() as u8; random.below(300)])),
