@@ -11,7 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use support::{
-    Client, Node, container, obstacle, registry::{Registry, layer}, remove_pod, start, status, try_create, try_run_pod,
+    Client, Node, container, obstacle,
+    registry::{Registry, layer},
+    remove_pod, start, status, try_create, try_run_pod,
 };
 use tonic::Code;
 
@@ -31,7 +33,8 @@ async fn pull(node: &Node, image: &str) -> Result<String, tonic::Status> {
 }
 
 async fn images(node: &Node) -> Vec<String> {
-    let all = node.images().await.list_images(cri::ListImagesRequest::default()).await.unwrap().into_inner().images;
+    let all =
+        node.images().await.list_images(cri::ListImagesRequest::default()).await.unwrap().into_inner().images;
     let mut names: Vec<String> = all.into_iter().flat_map(|image| image.repo_tags).collect();
     names.sort();
     names
@@ -92,7 +95,8 @@ async fn a_full_disk_is_an_error_that_passes() {
     assert!(refused.message().contains("No space left"), "{refused}");
     let refused = pull(&node, &small).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    let pods = client.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+    let pods =
+        client.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
     assert_eq!(pods.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(), [pod.as_str()]);
     // A pod can be removed all the same, and the daemon can be started.
     node.kill();
@@ -208,14 +212,18 @@ async fn damage_on_disk_is_said_and_dropped() {
     }
     assert_eq!(images(&node).await, [kept.clone(), support::IMAGE.to_owned()]);
     assert_eq!(status(&mut client, &runs).await.state(), cri::ContainerState::ContainerRunning);
-    let all = client.list_containers(cri::ListContainersRequest::default()).await.unwrap().into_inner().containers;
+    let all =
+        client.list_containers(cri::ListContainersRequest::default()).await.unwrap().into_inner().containers;
     assert_eq!(all.iter().map(|item| &item.id).collect::<Vec<_>>(), [&runs]);
-    let pods = client.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
+    let pods =
+        client.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
     assert_eq!(pods.iter().map(|item| &item.id).collect::<Vec<_>>(), [&good]);
     for image in [&cut, &lost] {
         pull(&node, image).await.unwrap();
     }
     remove_pod(&mut client, &good).await;
+    // Not ours, so it stays.
+    fs::remove_file(state.join("pods/file")).unwrap();
     assert_eq!(node.leaks(), Vec::<String>::new());
 }
 

@@ -47,7 +47,8 @@ fn arena() -> Arena {
     // SAFETY: no descriptors are shared or lost; this thread only gets a mount namespace of its own.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.expect("a mount namespace");
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private mounts");
-    mount("fuzz", ARENA, "tmpfs", MountFlags::empty(), Some(c"size=32m,nr_inodes=8192")).expect("a small tmpfs");
+    mount("fuzz", ARENA, "tmpfs", MountFlags::empty(), Some(c"size=32m,nr_inodes=8192"))
+        .expect("a small tmpfs");
     Arena::new(ARENA.as_ref())
 }
 
@@ -73,7 +74,11 @@ pub fn blob(data: &[u8]) -> Vec<u8> {
         }
         3 => {
             // A damaged stream.
-            let mut bytes = if mode & 0x80 == 0 { gzip(&archive) } else { zstd::encode_all(&archive[..], 1).expect("memory") };
+            let mut bytes = if mode & 0x80 == 0 {
+                gzip(&archive)
+            } else {
+                zstd::encode_all(&archive[..], 1).expect("memory")
+            };
             let at = usize::from(*mode) * 31 % bytes.len();
             bytes[at] ^= mode | 1;
             bytes

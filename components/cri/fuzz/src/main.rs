@@ -55,7 +55,8 @@ fn descriptor(random: &mut Random) -> Value {
         "application/x",
         "",
     ];
-    let mut descriptor = json!({"mediaType": random.one(&TYPES), "digest": digest(random), "size": random.below(1 << 20)});
+    let mut descriptor =
+        json!({"mediaType": random.one(&TYPES), "digest": digest(random), "size": random.below(1 << 20)});
     match random.below(6) {
         0 | 1 => descriptor["platform"] = platform(random),
         2 => descriptor["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"}),
@@ -69,8 +70,10 @@ fn document(random: &mut Random) -> Vec<u8> {
     let count = random.below(4);
     let many = |random: &mut Random| (0..count).map(|_| descriptor(random)).collect::<Vec<_>>();
     let mut value = match random.below(4) {
-        0 => json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": descriptor(random),
-            "layers": many(random), "annotations": {"a": "b"}}),
+        0 => {
+            json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": descriptor(random),
+            "layers": many(random), "annotations": {"a": "b"}})
+        }
         1 => json!({"schemaVersion": 2, "manifests": many(random)}),
         2 => {
             let mut config = json!({"created": "2026-11-28T00:00:00Z", "author": "a", "config": {
@@ -85,8 +88,10 @@ fn document(random: &mut Random) -> Vec<u8> {
             }
             config
         }
-        _ => json!({"config": digest(random), "content": [digest(random)], "layers": [digest(random)], "size": random.next(),
-            "tags": {"docker.io/library/a:1": random.next(), "r.example/x:1": u64::MAX}, "digests": [format!("r.example/a@{}", digest(random))]}),
+        _ => {
+            json!({"config": digest(random), "content": [digest(random)], "layers": [digest(random)], "size": random.next(),
+            "tags": {"docker.io/library/a:1": random.next(), "r.example/x:1": u64::MAX}, "digests": [format!("r.example/a@{}", digest(random))]})
+        }
     };
     vary(&mut value, random);
     value.to_string().into_bytes()
@@ -95,35 +100,39 @@ fn document(random: &mut Random) -> Vec<u8> {
 /// Changes some values of a document.
 fn vary(document: &mut Value, random: &mut Random) {
     for _ in 0..random.below(4) {
-        let mut at = &mut *document;
-        for _ in 0..random.below(6) {
-            let next = match at {
-                Value::Object(map) if !map.is_empty() => {
-                    let number = random.below(map.len());
-                    map.values_mut().nth(number)
-                }
-                Value::Array(list) if !list.is_empty() => {
-                    let number = random.below(list.len());
-                    list.get_mut(number)
-                }
-                _ => break,
-            };
-            let Some(next) = next else { return };
-            at = next;
-        }
-        *at = match random.below(10) {
-            0 => Value::Null,
-            1 => json!(random.next()),
-            2 => json!(u64::MAX),
-            3 => json!(-1),
-            4 => json!("x".repeat(random.below(3000))),
-            5 => json!([at.clone(), at.clone()]),
-            6 => json!({"a": at.clone()}),
-            7 => json!(vec![at.clone(); random.below(200)]),
-            8 => json!("\u{0}../é\u{1f980}"),
-            _ => json!(1e308),
-        };
+        let depth = random.below(6);
+        vary_below(document, depth, random);
     }
+}
+
+/// Changes a value at most so deep.
+fn vary_below(value: &mut Value, depth: usize, random: &mut Random) {
+    let next = match value {
+        Value::Object(map) if depth > 0 => {
+            let number = random.below(map.len());
+            map.values_mut().nth(number)
+        }
+        Value::Array(list) if depth > 0 => {
+            let number = random.below(list.len());
+            list.get_mut(number)
+        }
+        _ => None,
+    };
+    if let Some(next) = next {
+        return vary_below(next, depth - 1, random);
+    }
+    *value = match random.below(10) {
+        0 => Value::Null,
+        1 => json!(random.next()),
+        2 => json!(u64::MAX),
+        3 => json!(-1),
+        4 => json!("x".repeat(random.below(3000))),
+        5 => json!([value.clone(), value.clone()]),
+        6 => json!({"a": value.clone()}),
+        7 => Value::Array(vec![value.clone(); random.below(200)]),
+        8 => json!("\u{0}../é\u{1f980}"),
+        _ => json!(1e308),
+    };
 }
 
 const HOSTS: &str = r#"server = "https://registry.example"
@@ -142,10 +151,54 @@ const HOSTS: &str = r#"server = "https://registry.example"
 
 /// What texts about registries are made of.
 const WORDS: [&str; 48] = [
-    "server", "host", "capabilities", "pull", "resolve", "push", "ca", "client", "skip_verify", "override_path", "header", "dial_timeout",
-    "https://", "http://", "ftp://", "[::1]", "[fe80::1%25eth0]", "127.0.0.1", ":5000", ":65536", ":0", "/v2", "/", "//", "..", "%2e%2e", "?", "#", "@",
-    "sha256:", "docker.io", "index.docker.io", "localhost", "library/", "latest", "xn--a", "user:pass@", "Bearer realm=\"", "Basic", "scope=", ",", "\\\"",
-    "= ", "[host.\"", "\"]\n", "é", "\u{0}", "_",
+    "server",
+    "host",
+    "capabilities",
+    "pull",
+    "resolve",
+    "push",
+    "ca",
+    "client",
+    "skip_verify",
+    "override_path",
+    "header",
+    "dial_timeout",
+    "https://",
+    "http://",
+    "ftp://",
+    "[::1]",
+    "[fe80::1%25eth0]",
+    "127.0.0.1",
+    ":5000",
+    ":65536",
+    ":0",
+    "/v2",
+    "/",
+    "//",
+    "..",
+    "%2e%2e",
+    "?",
+    "#",
+    "@",
+    "sha256:",
+    "docker.io",
+    "index.docker.io",
+    "localhost",
+    "library/",
+    "latest",
+    "xn--a",
+    "user:pass@",
+    "Bearer realm=\"",
+    "Basic",
+    "scope=",
+    ",",
+    "\\\"",
+    "= ",
+    "[host.\"",
+    "\"]\n",
+    "é",
+    "\u{0}",
+    "_",
 ];
 
 fn about_registry(random: &mut Random) -> Vec<u8> {
@@ -179,28 +232,47 @@ fn about_registry(random: &mut Random) -> Vec<u8> {
         while !text.is_char_boundary(at) {
             at -= 1;
         }
-        text.insert_str(at, random.one(&WORDS));
+        let word: &str = *random.one(&WORDS);
+        text.insert_str(at, word);
     }
     [&[which], text.as_bytes()].concat()
 }
 
 fn of_state(random: &mut Random) -> Vec<u8> {
     // Messages of CRI, base64: metadata, labels, linux options; and what their bytes may be otherwise.
-    let message = *random.one(&["", "CgwKAWESAWIaAWMgAQ==", "EgFocgYKAWESAWKKAQQaAhgB", "QgQSAgoA", "////", "CgD/", "QiISICIeCAEQARgBKhgIARoKCICABBAAGICABCIKCICABBAAGICABA=="]);
+    let message = *random.one(&[
+        "",
+        "CgwKAWESAWIaAWMgAQ==",
+        "EgFocgYKAWESAWKKAQQaAhgB",
+        "QgQSAgoA",
+        "////",
+        "CgD/",
+        "QiISICIeCAEQARgBKhgIARoKCICABBAAGICABCIKCICABBAAGICABA==",
+    ]);
     let mut value = match random.below(6) {
-        0 => json!({"id": "ab", "config": message, "handler": "", "created_at": 1, "phase": random.one(&["making", "ready", "not_ready", "x"]),
+        0 => {
+            json!({"id": "ab", "config": message, "handler": "", "created_at": 1, "phase": random.one(&["making", "ready", "not_ready", "x"]),
             "boot": "b", "cgroup": "/x/cairn-ab", "addresses": ["10.0.0.1", "fd00::1"],
             "attachment": {"name": "n", "version": "1.1.0", "plugins": [{"type": "bridge"}], "capabilities": {}, "arguments": "",
-                "result": {"ips": [{"address": "10.0.0.1/24"}, {"address": "x"}]}}}),
-        1 => json!({"id": "ab", "sandbox": "cd", "config": message, "created_at": 1, "started_at": random.below(2), "pid": 5,
+                "result": {"ips": [{"address": "10.0.0.1/24"}, {"address": "x"}]}}})
+        }
+        1 => {
+            json!({"id": "ab", "sandbox": "cd", "config": message, "created_at": 1, "started_at": random.below(2), "pid": 5,
             "exit": {"code": 137, "finished_at": 9, "oom_killed": true}, "reason": "", "message": "", "image_id": "sha256:1", "image_ref": "",
-            "stop_signal": 15, "log": "/l", "cgroup": "/x", "resources": {}, "user": [0, 0, [1, 2]], "shares_pids": false}),
-        2 => json!({"id": random.next(), "request": {"start": {"container": "a", "bundle": "/b", "log": null, "terminal": true, "stdin": false,
-            "exit_file": "/e", "cgroup": "/c", "resources": {"memory_limit": 5}, "kill_rest": false}}}),
-        3 => json!({"id": 1, "request": random.one(&[json!("inspect"), json!("shutdown"), json!({"signal": {"container": "a", "signal": 9, "all": true}}),
-            json!({"exec_sync": {"container": "a", "command": ["x"], "timeout_ms": u64::MAX}})])}),
+            "stop_signal": 15, "log": "/l", "cgroup": "/x", "resources": {}, "user": [0, 0, [1, 2]], "shares_pids": false})
+        }
+        2 => {
+            json!({"id": random.next(), "request": {"start": {"container": "a", "bundle": "/b", "log": null, "terminal": true, "stdin": false,
+            "exit_file": "/e", "cgroup": "/c", "resources": {"memory_limit": 5}, "kill_rest": false}}})
+        }
+        3 => {
+            json!({"id": 1, "request": random.one(&[json!("inspect"), json!("shutdown"), json!({"signal": {"container": "a", "signal": 9, "all": true}}),
+            json!({"exec_sync": {"container": "a", "command": ["x"], "timeout_ms": u64::MAX}})])})
+        }
         4 => json!({"reply": {"id": 1, "reply": {"executed": {"code": 0, "stdout": "AA==", "stderr": "!"}}}}),
-        _ => json!({"event": {"exited": {"container": "a", "exit": {"code": 0, "finished_at": -1, "oom_killed": false}}}}),
+        _ => {
+            json!({"event": {"exited": {"container": "a", "exit": {"code": 0, "finished_at": -1, "oom_killed": false}}}})
+        }
     };
     vary(&mut value, random);
     value.to_string().into_bytes()

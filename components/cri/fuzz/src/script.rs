@@ -3,20 +3,69 @@
 
 /// Names of files; several make a path.
 const NAMES: [&[u8]; 18] = [
-    b"a", b"b", b"c", b"tmp", b"etc", b"outside", b"file", b"directory", b"link", b"..", b".", b"", b".wh.a", b".wh..wh..opq",
-    b".wh.", b".wh..", b"\xff\xfe", b"d0123456789012345678901234567890123456789012345678901234567890123456789",
+    b"a",
+    b"b",
+    b"c",
+    b"tmp",
+    b"etc",
+    b"outside",
+    b"file",
+    b"directory",
+    b"link",
+    b"..",
+    b".",
+    b"",
+    b".wh.a",
+    b".wh..wh..opq",
+    b".wh.",
+    b".wh..",
+    b"\xff\xfe",
+    b"d0123456789012345678901234567890123456789012345678901234567890123456789",
 ];
 /// Where links lead.
 const TARGETS: [&[u8]; 18] = [
-    b"a", b"b", b"a/b", b"/a", b"/", b".", b"..", b"../..", b"../outside/file", b"../../outside", b"/mnt/outside",
-    b"/mnt/outside/file", b"/outside/directory", b"/proc/self/root/mnt/outside", b"/proc/self/cwd", b"/proc/self/fd/3", b"c/../../b", b"",
+    b"a",
+    b"b",
+    b"a/b",
+    b"/a",
+    b"/",
+    b".",
+    b"..",
+    b"../..",
+    b"../outside/file",
+    b"../../outside",
+    b"/mnt/outside",
+    b"/mnt/outside/file",
+    b"/outside/directory",
+    b"/proc/self/root/mnt/outside",
+    b"/proc/self/cwd",
+    b"/proc/self/fd/3",
+    b"c/../../b",
+    b"",
 ];
 const ATTRIBUTES: [&[u8]; 9] = [
-    b"user.a", b"trusted.overlay.opaque", b"trusted.overlay.redirect", b"trusted.overlay.metacopy", b"user.overlay.opaque",
-    b"security.capability", b"trusted.a", b"system.posix_acl_access", b"",
+    b"user.a",
+    b"trusted.overlay.opaque",
+    b"trusted.overlay.redirect",
+    b"trusted.overlay.metacopy",
+    b"user.overlay.opaque",
+    b"security.capability",
+    b"trusted.a",
+    b"system.posix_acl_access",
+    b"",
 ];
-const NUMBERS: [&[u8]; 10] =
-    [b"0", b"1", b"1000", b"4294967294", b"4294967295", b"4294967296", b"-1", b"18446744073709551615", b"1.5", b"x"];
+const NUMBERS: [&[u8]; 10] = [
+    b"0",
+    b"1",
+    b"1000",
+    b"4294967294",
+    b"4294967295",
+    b"4294967296",
+    b"-1",
+    b"18446744073709551615",
+    b"1.5",
+    b"x",
+];
 
 /// Bytes as choices; when they are used up, the first choice is taken for ever.
 struct Choices<'a>(&'a [u8]);
@@ -126,7 +175,9 @@ fn records(choices: &mut Choices<'_>) -> Vec<u8> {
         };
         let body = [b" ", &key[..], b"=", &value, b"\n"].concat();
         // The length counts its own digits.
-        let length = (1..6).map(|digits| body.len() + digits).find(|length| length.to_string().len() + body.len() == *length);
+        let length = (1..6)
+            .map(|digits| body.len() + digits)
+            .find(|length| length.to_string().len() + body.len() == *length);
         all.extend_from_slice(length.unwrap_or(0).to_string().as_bytes());
         all.extend_from_slice(&body);
     }
@@ -146,7 +197,11 @@ fn header(choices: &mut Choices<'_>, archive: &mut Vec<u8>, path: &[u8], kind: u
     put(116, 8, b"0000000\0");
     let claimed = if shape & 0x70 == 0x70 { size + usize::from(shape) } else { size };
     put(124, 12, format!("{claimed:011o}\0").as_bytes());
-    put(136, 12, if shape & 0x80 == 0 { b"07777777777\0" } else { b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff" });
+    put(
+        136,
+        12,
+        if shape & 0x80 == 0 { b"07777777777\0" } else { b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff" },
+    );
     put(156, 1, &[kind]);
     put(157, 100, link);
     put(257, 8, if shape & 0x30 == 0x30 { b"ustar  \0" } else { b"ustar\x0000" });

@@ -347,7 +347,13 @@ mod tests {
             let said = resources.check(Layout::Unified).unwrap_err();
             assert!(said.contains(word), "{word}: {said}");
         }
-        let unlimited = Resources { cpu_quota: -1, memory_limit: -1, memory_swap_limit: -1, oom_score_adj: -1000, ..none() };
+        let unlimited = Resources {
+            cpu_quota: -1,
+            memory_limit: -1,
+            memory_swap_limit: -1,
+            oom_score_adj: -1000,
+            ..none()
+        };
         assert!(unlimited.check(Layout::Unified).is_ok());
     }
 

@@ -182,7 +182,10 @@ impl Index {
         }
         let architecture = machine.architecture();
         if !self.unverifiable.is_empty() {
-            return Err(ManifestError::Digests { architecture, digests: shortened(&self.unverifiable.join(", ")) });
+            return Err(ManifestError::Digests {
+                architecture,
+                digests: shortened(&self.unverifiable.join(", ")),
+            });
         }
         let offered: Vec<_> = self.entries.iter().filter_map(|e| e.platform.as_ref()).map(describe).collect();
         let offered = if offered.is_empty() { "nothing".to_owned() } else { shortened(&offered.join(", ")) };
@@ -205,8 +208,8 @@ struct Raw {
 
 impl Document {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let raw: Raw = serde_json::from_slice(bytes)
-            .map_err(|error| ManifestError::syntax("manifest", &error))?;
+        let raw: Raw =
+            serde_json::from_slice(bytes).map_err(|error| ManifestError::syntax("manifest", &error))?;
         if raw.schema_version == 1 {
             return Err(ManifestError::Schema1);
         }
@@ -233,8 +236,8 @@ fn describe(platform: &Platform) -> String {
 
 /// Parses a configuration and returns its diff ids, lowest first.
 pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Sha256Digest>), ManifestError> {
-    let config: ImageConfiguration = serde_json::from_slice(bytes)
-        .map_err(|error| ManifestError::syntax("configuration", &error))?;
+    let config: ImageConfiguration =
+        serde_json::from_slice(bytes).map_err(|error| ManifestError::syntax("configuration", &error))?;
     let diff_ids = config
         .rootfs()
         .diff_ids()

@@ -35,7 +35,11 @@ pub fn state(bytes: &[u8]) -> u64 {
     outcome |= u64::from(serde_json::from_slice::<PodSetup>(bytes).is_ok()) << 25;
     if let Ok(envelope) = serde_json::from_slice::<Envelope>(bytes) {
         let text = serde_json::to_vec(&envelope).unwrap_or_default();
-        assert_eq!(serde_json::from_slice(&text).ok(), Some(envelope), "what was understood can be said again");
+        assert_eq!(
+            serde_json::from_slice(&text).ok(),
+            Some(envelope),
+            "what was understood can be said again"
+        );
         outcome |= 1 << 26;
     }
     outcome | u64::from(serde_json::from_slice::<Message>(bytes).is_ok()) << 27

@@ -25,7 +25,8 @@ fn refuse(reason: impl Display) -> Checked {
 
 /// A value of an enumeration, if this version knows it.
 fn known<E: TryFrom<i32>>(field: &str, value: i32) -> Result<E, RuntimeError> {
-    let unknown = |_| RuntimeError::Invalid(format!("{field}: this version of the runtime does not know {value}"));
+    let unknown =
+        |_| RuntimeError::Invalid(format!("{field}: this version of the runtime does not know {value}"));
     E::try_from(value).map_err(unknown)
 }
 
@@ -83,7 +84,9 @@ pub(super) fn pod(config: &cri::PodSandboxConfig) -> Checked {
     for (name, mode) in [("network", options.network), ("ipc", options.ipc)] {
         match known(name, mode)? {
             NamespaceMode::Pod | NamespaceMode::Node => {}
-            mode => return refuse(format!("{name} namespace of a pod: {} is not possible", mode.as_str_name())),
+            mode => {
+                return refuse(format!("{name} namespace of a pod: {} is not possible", mode.as_str_name()));
+            }
         }
     }
     if known::<NamespaceMode>("pid", options.pid)? == NamespaceMode::Target {
@@ -163,10 +166,15 @@ fn confinement(security: &cri::LinuxContainerSecurityContext, sandbox: &PodRecor
             NamespaceMode::Pod => {}
             NamespaceMode::Node if node => {}
             NamespaceMode::Node => {
-                return refuse(format!("{name} namespace: the container wants the node's, but its pod has one of its own"));
+                return refuse(format!(
+                    "{name} namespace: the container wants the node's, but its pod has one of its own"
+                ));
             }
             mode => {
-                return refuse(format!("{name} namespace of a container: {} is not possible", mode.as_str_name()));
+                return refuse(format!(
+                    "{name} namespace of a container: {} is not possible",
+                    mode.as_str_name()
+                ));
             }
         }
     }
@@ -208,9 +216,17 @@ mod tests {
     #[test]
     fn a_pod_is_told_what_it_cannot_have() {
         let options = |options| sandbox(options).config;
-        let (node, container, target) = (NamespaceMode::Node, NamespaceMode::Container, NamespaceMode::Target);
+        let (node, container, target) =
+            (NamespaceMode::Node, NamespaceMode::Container, NamespaceMode::Target);
         assert!(pod(&cri::PodSandboxConfig::default()).is_ok());
-        assert!(pod(&options(cri::NamespaceOption { network: node.into(), pid: container.into(), ..Default::default() })).is_ok());
+        assert!(
+            pod(&options(cri::NamespaceOption {
+                network: node.into(),
+                pid: container.into(),
+                ..Default::default()
+            }))
+            .is_ok()
+        );
         let windows = cri::PodSandboxConfig { windows: Some(Default::default()), ..Default::default() };
         let port = cri::PortMapping { protocol: 9, ..Default::default() };
         let ports = cri::PodSandboxConfig { port_mappings: vec![port], ..Default::default() };
@@ -227,7 +243,10 @@ mod tests {
             (options(cri::NamespaceOption { ipc: target.into(), ..Default::default() }), "ipc"),
             (options(cri::NamespaceOption { pid: target.into(), ..Default::default() }), "TARGET"),
             (options(cri::NamespaceOption { pid: 5, ..Default::default() }), "does not know 5"),
-            (options(cri::NamespaceOption { userns_options: Some(users), ..Default::default() }), "userns_options"),
+            (
+                options(cri::NamespaceOption { userns_options: Some(users), ..Default::default() }),
+                "userns_options",
+            ),
         ] {
             let said = said(pod(&config));
             assert!(said.contains(word), "{word}: {said}");
@@ -245,13 +264,25 @@ mod tests {
         let mounted = |mount| cri::ContainerConfig { mounts: vec![mount], ..plain() };
         let image = || Some(cri::ImageSpec { image: "i".into(), ..Default::default() });
         let secured = |security_context| cri::ContainerConfig {
-            linux: Some(cri::LinuxContainerConfig { security_context: Some(security_context), ..Default::default() }),
+            linux: Some(cri::LinuxContainerConfig {
+                security_context: Some(security_context),
+                ..Default::default()
+            }),
             ..plain()
         };
-        let spaces = |options| secured(cri::LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() });
-        let other = cri::ImageSpec { image: "i".into(), runtime_handler: "kata".into(), ..Default::default() };
+        let spaces = |options| {
+            secured(cri::LinuxContainerSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            })
+        };
+        let other =
+            cri::ImageSpec { image: "i".into(), runtime_handler: "kata".into(), ..Default::default() };
         assert!(container(&env("A", "é=".as_bytes()), &own).is_ok());
-        assert!(container(&mounted(cri::Mount { image: image(), readonly: true, ..Default::default() }), &own).is_ok());
+        assert!(
+            container(&mounted(cri::Mount { image: image(), readonly: true, ..Default::default() }), &own)
+                .is_ok()
+        );
         for (config, word) in [
             (cri::ContainerConfig { stop_signal: 999, ..plain() }, "stop_signal"),
             (cri::ContainerConfig { image: Some(other.clone()), ..plain() }, "kata"),
@@ -260,12 +291,25 @@ mod tests {
             (env("A=B", b""), "A=B"),
             (env("", b""), "name"),
             (mounted(cri::Mount { propagation: 3, ..Default::default() }), "propagation"),
-            (mounted(cri::Mount { image: image(), host_path: "/a".into(), ..Default::default() }), "not of both"),
+            (
+                mounted(cri::Mount { image: image(), host_path: "/a".into(), ..Default::default() }),
+                "not of both",
+            ),
             (mounted(cri::Mount { image: image(), propagation: 1, ..Default::default() }), "travel"),
-            (mounted(cri::Mount { image: image(), uid_mappings: vec![Default::default()], ..Default::default() }), "owners"),
+            (
+                mounted(cri::Mount {
+                    image: image(),
+                    uid_mappings: vec![Default::default()],
+                    ..Default::default()
+                }),
+                "owners",
+            ),
             (mounted(cri::Mount { image: Some(other), ..Default::default() }), "kata"),
             (mounted(cri::Mount { image_sub_path: "a".into(), ..Default::default() }), "image_sub_path"),
-            (secured(cri::LinuxContainerSecurityContext { privileged: true, ..Default::default() }), "privileged"),
+            (
+                secured(cri::LinuxContainerSecurityContext { privileged: true, ..Default::default() }),
+                "privileged",
+            ),
             (
                 secured(cri::LinuxContainerSecurityContext {
                     seccomp: Some(cri::SecurityProfile { profile_type: 4, ..Default::default() }),
@@ -273,8 +317,14 @@ mod tests {
                 }),
                 "seccomp",
             ),
-            (spaces(cri::NamespaceOption { network: NamespaceMode::Node.into(), ..Default::default() }), "its pod has one"),
-            (spaces(cri::NamespaceOption { ipc: NamespaceMode::Container.into(), ..Default::default() }), "CONTAINER"),
+            (
+                spaces(cri::NamespaceOption { network: NamespaceMode::Node.into(), ..Default::default() }),
+                "its pod has one",
+            ),
+            (
+                spaces(cri::NamespaceOption { ipc: NamespaceMode::Container.into(), ..Default::default() }),
+                "CONTAINER",
+            ),
             (spaces(cri::NamespaceOption { pid: 4, ..Default::default() }), "pid"),
         ] {
             let said = said(container(&config, &own));

@@ -69,8 +69,6 @@ fn named(name: &str) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn signals_have_many_spellings() {
         for (name, number) in [

@@ -150,8 +150,23 @@ fn mapped(wanted: &cri::Mount, users: Option<&UserNamespace>) -> Result<bool, St
 
 /// Options of a bind mount that CRI and CDI may add (mount(8)).
 const OPTIONS: [&str; 17] = [
-    "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime", "nodiratime", "diratime", "relatime",
-    "norelatime", "strictatime", "nostrictatime", "nosymfollow", "rslave", "slave",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "atime",
+    "nodiratime",
+    "diratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "nosymfollow",
+    "rslave",
+    "slave",
 ];
 
 /// One of the pod author's mounts; `mounted` is `/proc/self/mountinfo`.
@@ -203,7 +218,10 @@ fn volume(
         (false, false) => "rw",
     };
     if let Some(odd) = wanted.mount_options.iter().find(|option| !OPTIONS.contains(&option.as_str())) {
-        return refuse(&format!("`{odd}` is not an option of a bind mount; those are {}", OPTIONS.join(", ")));
+        return refuse(&format!(
+            "`{odd}` is not an option of a bind mount; those are {}",
+            OPTIONS.join(", ")
+        ));
     }
     let mut options = vec!["rbind", option, access];
     options.extend(wanted.mount_options.iter().map(String::as_str));

@@ -7,9 +7,7 @@ pub(crate) mod registry;
 
 use cairn_contract::{
     baked::{BakedImage, BakedIndex},
-    cri::{
-        self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
-    },
+    cri::{self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient},
     digest::Sha256Digest,
 };
 use cairn_cri::cgroup::Cgroup;
@@ -66,7 +64,8 @@ impl Node {
         }
         let plugin = node.path("bin/claim");
         let answer = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.2/24"}]}"#;
-        fs::write(&plugin, format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] && echo '{answer}'\nexit 0\n")).unwrap();
+        fs::write(&plugin, format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] && echo '{answer}'\nexit 0\n"))
+            .unwrap();
         fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
         let network = r#"{"cniVersion":"1.0.0","name":"claim","plugins":[{"type":"claim"}]}"#;
         fs::write(node.path("net.d/10-claim.conflist"), network).unwrap();
@@ -265,8 +264,11 @@ pub(crate) async fn try_create(
     pod: &str,
     config: cri::ContainerConfig,
 ) -> Result<String, tonic::Status> {
-    let request =
-        cri::CreateContainerRequest { pod_sandbox_id: pod.into(), config: Some(config), ..Default::default() };
+    let request = cri::CreateContainerRequest {
+        pod_sandbox_id: pod.into(),
+        config: Some(config),
+        ..Default::default()
+    };
     client.create_container(request).await.map(|created| created.into_inner().container_id)
 }
 

@@ -66,10 +66,8 @@ impl Registry {
             descriptor
         };
         let config = put(config.to_string().into_bytes());
-        let layers: Vec<_> = layers
-            .iter()
-            .map(|layer| put(zstd::encode_all(layer.as_slice(), 1).unwrap()))
-            .collect();
+        let layers: Vec<_> =
+            layers.iter().map(|layer| put(zstd::encode_all(layer.as_slice(), 1).unwrap())).collect();
         let manifest = serde_json::json!({ "schemaVersion": 2, "config": config, "layers": layers });
         documents.insert(format!("/v2/{name}/manifests/1"), manifest.to_string().into_bytes());
         format!("{}/{name}:1", self.address)
@@ -113,7 +111,8 @@ impl Shared {
         }
         let body = self.documents.lock().unwrap().get(&path).cloned();
         let (status, body) = body.map_or((404, Vec::new()), |body| (200, body));
-        let head = format!("HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).ok()?;
         let (half, rest) = body.split_at(body.len() / 2);
         stream.write_all(half).ok()?;

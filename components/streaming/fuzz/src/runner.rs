@@ -50,7 +50,8 @@ pub fn main(targets: &[Target]) -> ExitCode {
     }
     let seconds = words.next().unwrap_or("60");
     let seed = words.next().and_then(|word| word.parse().ok());
-    let mut random = Random::new(seed.unwrap_or_else(|| UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64)));
+    let mut random =
+        Random::new(seed.unwrap_or_else(|| UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64)));
     match (seconds, seconds.parse()) {
         ("seeds", _) => write_seeds(targets, &mut random),
         (_, Ok(seconds)) => run(targets, seconds, &mut random),
@@ -76,7 +77,8 @@ fn write_seeds(targets: &[Target], random: &mut Random) -> ExitCode {
     for target in targets {
         let folder = format!("seeds-{}", target.name);
         let written = std::fs::create_dir_all(&folder).and_then(|()| {
-            (0..200).try_for_each(|number| std::fs::write(format!("{folder}/{number}"), (target.input)(random)))
+            (0..200)
+                .try_for_each(|number| std::fs::write(format!("{folder}/{number}"), (target.input)(random)))
         });
         if let Err(error) = written {
             eprintln!("{folder}: {error}");
@@ -143,7 +145,10 @@ impl Kept {
             let path = format!("crash-{}", target.name);
             let written = std::fs::write(&path, &bytes);
             let (name, runs) = (target.name, self.runs);
-            eprintln!("{name} broke after {runs} runs and {} ms; the input: {path} ({written:?})", took.as_millis());
+            eprintln!(
+                "{name} broke after {runs} runs and {} ms; the input: {path} ({written:?})",
+                took.as_millis()
+            );
             return false;
         };
         if self.seen.insert(outcome) {

@@ -118,7 +118,8 @@ mod tests {
     fn a_header_full_of_tiny_records_is_read_once_and_attributes_are_few() {
         let records = "5 a=\n".repeat(MAX_EXTENSION as usize / 5).into_bytes();
         apply_pax(&mut Extension::default(), &records).unwrap();
-        let records: String = (0..=MAX_XATTRS).map(|number| format!("29 SCHILY.xattr.user.{number:06}=\n")).collect();
+        let records: String =
+            (0..=MAX_XATTRS).map(|number| format!("29 SCHILY.xattr.user.{number:06}=\n")).collect();
         let result = apply_pax(&mut Extension::default(), records.as_bytes());
         assert!(matches!(result, Err(TarError::Unsupported(_))), "{result:?}");
     }
