@@ -10,6 +10,7 @@ use cairn_cri::{
     config::FORM,
     image::{ImageServer, ImageService},
     runtime::{Runtime, RuntimeServer},
+    watchdog,
 };
 use cairn_daemon::{
     config::ConfigError,
@@ -29,13 +30,14 @@ use std::{
 };
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 /// gRPC's default is 4 MiB; a command's captured output is up to 16 MiB a stream, and kubelet's limit is 16 MiB.
 const MESSAGE_LIMIT: usize = 40 << 20;
 
 /// How long open requests may take to finish when the daemon is told to stop.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 const USAGE: &str = "\
 usage: cairn-cri [--config PATH]     serve CRI
@@ -110,10 +112,11 @@ fn refuse(text: &str) -> ExitCode {
 
 fn serve(config: RuntimeConfig) -> ExitCode {
     telemetry::start_log(config.log_format, config.log_level);
-    // Requests wait more than they work; two workers keep one slow fsync from holding up the rest.
+    // Requests wait more than they work; two workers keep one slow fsync from holding up the rest. Each layer that is
+    // fetched has a blocking thread for as long as it takes: there are enough that nothing else has to wait for one.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(16)
+        .max_blocking_threads(128)
         .thread_stack_size(512 << 10)
         .enable_all()
         .build();
@@ -164,22 +167,27 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     .map_err(|error| format!("cannot serve streams at {address} (streaming_address): {error}"))?;
     tracing::info!(address = %streaming.address(), "streaming");
     let (server, streams) = (streaming.clone(), Arc::new(runtime.clone()));
-    tokio::spawn(async move { server.serve(streams, stopped()).await });
+    let stopping = CancellationToken::new();
+    tokio::spawn(stop(stopping.clone()));
+    let ended = stopping.clone();
+    tokio::spawn(async move { server.serve(streams, ended.cancelled_owned()).await });
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
-    let runtime = RuntimeServiceServer::new(RuntimeServer::new(runtime, streaming))
-        .max_encoding_message_size(MESSAGE_LIMIT);
+    let server = RuntimeServer::new(runtime.clone(), streaming, stopping.clone());
+    let server = RuntimeServiceServer::new(server).max_encoding_message_size(MESSAGE_LIMIT);
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
+    if let Some(interval) = sd_notify::watchdog_enabled() {
+        watchdog::keep(interval, runtime, config.socket.clone())?;
+    }
     tracing::info!(socket = %config.socket.display(), "ready");
     let serving = Server::builder()
         .layer(Observe(operations))
         .layer(Deadlines)
-        .add_service(runtime)
+        .add_service(server)
         .add_service(images)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped());
-    // A kubelet's event stream never ends by itself.
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopping.clone().cancelled_owned());
     let patience = async {
-        stopped().await;
+        stopping.cancelled().await;
         tokio::time::sleep(STOP_PATIENCE).await;
     };
     tokio::select! {
@@ -188,6 +196,14 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     }
     let _ = fs::remove_file(&config.socket);
     Ok(())
+}
+
+/// Says, when the daemon is told to end, that it is time to stop. Containers run on.
+async fn stop(stopping: CancellationToken) {
+    stopped().await;
+    tracing::info!("stopping: open requests have {} s, containers run on", STOP_PATIENCE.as_secs());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stopping.cancel();
 }
 
 #[cfg(test)]

@@ -550,18 +550,41 @@ async fn a_device_has_a_name() {
     let vendor = format!("cairn-test-{}.invalid", std::process::id());
     let library = node.path("library");
     fs::write(&library, "of the vendor").unwrap();
-    let text = serde_json::json!({
-        "cdiVersion": "0.6.0", "kind": format!("{vendor}/sink"),
-        "containerEdits": { "env": ["SINK=deep"] },
-        "devices": [{ "name": "one", "containerEdits": {
-            "deviceNodes": [{ "path": "/dev/sink", "hostPath": "/dev/zero" }],
-            "mounts": [{ "hostPath": library, "containerPath": "/lib/sink", "options": ["ro", "nosuid", "bind"] }],
-            "additionalGids": [4242],
-        } }]
-    });
+    // A hook outside the container is told which one; one inside finds the container's files.
+    let (hook, heard) = (node.path("hook"), node.path("heard"));
+    fs::write(&hook, format!("#!/bin/sh\necho $1 $COLOUR >{0}.words\ncat >{0}\n", heard.display())).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = format!(
+        r#"---
+cdiVersion: 0.6.0
+kind: {vendor}/sink
+containerEdits:
+  env:
+  - SINK=deep
+  hooks:
+  - hookName: createContainer
+    path: {hook}
+    args: [hook, word]
+    env: [COLOUR=red]
+  - hookName: startContainer
+    path: /bin/touch
+    args: [touch, /tmp/hooked]
+devices:
+- name: one
+  containerEdits:
+    deviceNodes:
+    - path: /dev/sink
+      hostPath: /dev/zero
+    mounts:
+    - {{hostPath: {library}, containerPath: /lib/sink, options: [ro, nosuid, bind]}}
+    additionalGids: [4242]
+"#,
+        hook = hook.display(),
+        library = library.display(),
+    );
     fs::create_dir_all("/var/run/cdi").unwrap();
-    let file = Specification(format!("/var/run/cdi/{vendor}.json").into());
-    fs::write(&file.0, text.to_string()).unwrap();
+    let file = Specification(format!("/var/run/cdi/{vendor}.yaml").into());
+    fs::write(&file.0, text).unwrap();
 
     let options = cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..Default::default() };
     let pod = run_pod(&mut client, node.pod("cdi", &options)).await;
@@ -572,10 +595,15 @@ async fn a_device_has_a_name() {
     let mut config = container("annotated", &options);
     config.annotations.insert("cdi.k8s.io/plugin".into(), name);
     let by_annotation = run(&mut client, &pod, config).await;
-    for id in [by_field, by_annotation] {
-        let script = "echo $SINK; cat /lib/sink; dd if=/dev/sink bs=4 count=1 2>/dev/null | wc -c; id -G";
-        assert_eq!(output(&mut client, &id, script).await, "deep\nof the vendor4\n0 4242\n");
+    for id in [&by_field, &by_annotation] {
+        let script =
+            "echo $SINK; cat /lib/sink; dd if=/dev/sink bs=4 count=1 2>/dev/null | wc -c; id -G; ls /tmp";
+        assert_eq!(output(&mut client, id, script).await, "deep\nof the vendor4\n0 4242\nhooked\n");
     }
+    let state: serde_json::Value = serde_json::from_slice(&fs::read(&heard).unwrap()).unwrap();
+    assert_eq!(state["id"], by_annotation.as_str());
+    assert!(Path::new(state["bundle"].as_str().unwrap()).join("config.json").exists(), "{state}");
+    assert_eq!(fs::read_to_string(heard.with_extension("words")).unwrap(), "word red\n");
     remove_pod(&mut client, pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new(), "{}", node.log());
 }

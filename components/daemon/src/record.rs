@@ -19,10 +19,14 @@ pub fn save(path: &Path, value: &impl Serialize) -> io::Result<()> {
 pub fn save_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::other("a record needs a directory"))?;
     let beside = path.with_extension("new");
-    let mut file = File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
+    let write = || {
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    // Half a file on a full disk is what another record needs.
+    write().inspect_err(|_| drop(fs::remove_file(&beside)))?;
     File::open(directory)?.sync_all()
 }
 

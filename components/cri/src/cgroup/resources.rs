@@ -125,6 +125,27 @@ impl Resources {
         if let Some(file) = self.unified.keys().next().filter(|_| layout == Layout::PerController) {
             return Err(format!("unified resource {file} needs cgroup v2, and this node has cgroup v1"));
         }
+        for (field, value, least) in [
+            ("cpu_period", self.cpu_period, 0),
+            ("cpu_quota", self.cpu_quota, -1),
+            ("cpu_shares", self.cpu_shares, 0),
+            ("memory_limit_in_bytes", self.memory_limit, -1),
+            ("memory_swap_limit_in_bytes", self.memory_swap_limit, -1),
+            ("oom_score_adj", self.oom_score_adj, -1000),
+        ] {
+            if value < least {
+                return Err(format!("{field} {value} is less than {least}"));
+            }
+        }
+        if self.oom_score_adj > 1000 {
+            return Err(format!("oom_score_adj {} is more than 1000", self.oom_score_adj));
+        }
+        if self.memory_swap_limit > 0 && self.memory_limit > self.memory_swap_limit {
+            return Err(format!(
+                "memory_swap_limit_in_bytes {} counts memory, too, and is less than memory_limit_in_bytes {}",
+                self.memory_swap_limit, self.memory_limit
+            ));
+        }
         let plain = |name: &str| !name.is_empty() && !name.contains(['/', '\0']);
         if let Some(file) = self.unified.keys().find(|file| !plain(file) || !file.contains('.')) {
             return Err(format!("unified resource `{file}` is not a cgroup file, such as memory.high"));
@@ -309,6 +330,31 @@ mod tests {
         }
         let pages = Resources { hugepages: BTreeMap::from([("../x".to_owned(), 0)]), ..Resources::default() };
         assert!(pages.check(Layout::Unified).is_err());
+    }
+
+    #[test]
+    fn limits_that_mean_nothing_are_refused() {
+        let none = Resources::default;
+        for (resources, word) in [
+            (Resources { cpu_period: -1, ..none() }, "cpu_period"),
+            (Resources { cpu_quota: -2, ..none() }, "cpu_quota"),
+            (Resources { cpu_shares: -1, ..none() }, "cpu_shares"),
+            (Resources { memory_limit: -5, ..none() }, "memory_limit"),
+            (Resources { oom_score_adj: 1001, ..none() }, "more than 1000"),
+            (Resources { oom_score_adj: -1001, ..none() }, "less than -1000"),
+            (Resources { memory_limit: 2 << 20, memory_swap_limit: 1 << 20, ..none() }, "counts memory"),
+        ] {
+            let said = resources.check(Layout::Unified).unwrap_err();
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        let unlimited = Resources {
+            cpu_quota: -1,
+            memory_limit: -1,
+            memory_swap_limit: -1,
+            oom_score_adj: -1000,
+            ..none()
+        };
+        assert!(unlimited.check(Layout::Unified).is_ok());
     }
 
     #[test]

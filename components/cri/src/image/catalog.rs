@@ -143,7 +143,9 @@ impl Catalog {
 
     /// Bytes and inodes of the stored layers.
     pub(super) fn layer_usage(&self) -> (u64, u64) {
-        self.layers.values().fold((0, 0), |(bytes, inodes), info| (bytes + info.disk, inodes + info.inodes))
+        self.layers.values().fold((0, 0), |(bytes, inodes), info| {
+            (u64::saturating_add(bytes, info.disk), u64::saturating_add(inodes, info.inodes))
+        })
     }
 
     /// Keeps `layers` from collection, and says which of them are missing.
@@ -187,7 +189,7 @@ impl Catalog {
         let mut losers = Vec::new();
         if let Some(tag) = tag {
             let latest = self.records.values().flat_map(|(record, _)| record.tags.values()).max();
-            record.tags.insert(tag.to_owned(), latest.map_or(1, |time| time + 1));
+            record.tags.insert(tag.to_owned(), latest.map_or(1, |time| time.saturating_add(1)));
             for (other, _) in self.records.values() {
                 if other.config != record.config && other.tags.contains_key(tag) {
                     let mut other = other.clone();

@@ -84,7 +84,7 @@ impl Keyring {
         }
     }
 
-    fn parse(text: &[u8], path: &Path) -> Result<Self, KeyringError> {
+    pub(super) fn parse(text: &[u8], path: &Path) -> Result<Self, KeyringError> {
         let file: File = serde_json::from_slice(text).map_err(|error| KeyringError::Syntax {
             path: path.to_owned(),
             line: error.line(),

@@ -12,7 +12,7 @@ use super::{
     error::ImageError,
     manifest::Descriptor,
     registry::{Piece, Repository},
-    store::{Ingest, LayerInfo, Store},
+    store::{LayerInfo, Store},
     unpack::{self, TarError, UnpackError},
 };
 use bytes::{Buf, Bytes};
@@ -20,6 +20,7 @@ use cairn_contract::digest::Sha256Digest;
 use sha2::{Digest, Sha256};
 use std::{
     io::{self, BufRead, BufReader, Read},
+    path::Path,
     sync::Arc,
 };
 use tokio::sync::mpsc;
@@ -66,7 +67,8 @@ async fn fetch_from(
         let store = Arc::clone(store);
         tokio::task::spawn_blocking(move || -> Result<_, Broken> {
             let ingest = store.ingest().map_err(Broken::Store)?;
-            let received = receive(receiver, &ingest).map_err(Broken::Unpack)?;
+            let blob = Pipe { receiver, current: Bytes::new(), ended: false };
+            let received = receive(blob, &ingest.fs()).map_err(Broken::Unpack)?;
             Ok((ingest, received))
         })
     };
@@ -105,19 +107,20 @@ enum Broken {
     Unpack(UnpackError),
 }
 
-struct Received {
+/// What came, in both forms, and what it amounts to.
+pub(super) struct Received {
     blob: Sha256Digest,
     diff_id: Sha256Digest,
-    info: LayerInfo,
+    pub(super) info: LayerInfo,
 }
 
-fn receive(receiver: mpsc::Receiver<Piece>, ingest: &Ingest) -> Result<Received, UnpackError> {
-    let mut blob =
-        Hashing { inner: Pipe { receiver, current: Bytes::new(), ended: false }, hash: Sha256::new() };
+/// Hashes and inflates `blob` and unpacks it into the empty directory `root`.
+pub(super) fn receive(blob: impl Read, root: &Path) -> Result<Received, UnpackError> {
+    let mut blob = Hashing { inner: blob, hash: Sha256::new() };
     let (unpacked, diff_id) = {
         let inflated = inflate(&mut blob).map_err(TarError::Io)?;
         let mut layer = Hashing { inner: inflated, hash: Sha256::new() };
-        let unpacked = unpack::unpack(&mut layer, &ingest.fs())?;
+        let unpacked = unpack::unpack(&mut layer, root)?;
         (unpacked, Sha256Digest::new(layer.hash.finalize().into()))
     };
     // A decompressor may stop before the blob's last byte.

@@ -15,6 +15,8 @@ pub(super) const MAX_CONFIG: u64 = 8 << 20;
 const MAX_LAYERS: usize = 450;
 /// Annotations with more bytes than this are not kept: they are told to everyone who lists images.
 const MAX_ANNOTATIONS: usize = 16 << 10;
+/// Characters of a document that a message repeats.
+const SAID: usize = 300;
 /// Marks an entry of an index that is about another entry (BuildKit's attestations).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
@@ -26,12 +28,12 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, applic
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Not JSON, or a field is missing or of the wrong type.
-    #[error("the {what} is malformed: {source}")]
+    #[error("the {what} is malformed: {reason}")]
     Syntax {
         /// Which document.
         what: &'static str,
         /// Where and why.
-        source: serde_json::Error,
+        reason: String,
     },
     /// Docker's schema 1, signed manifests of 2015 and before.
     #[error("the manifest has Docker's obsolete schema 1; push the image again with a current tool")]
@@ -81,6 +83,21 @@ pub enum ManifestError {
     },
 }
 
+impl ManifestError {
+    fn syntax(what: &'static str, error: &serde_json::Error) -> Self {
+        Self::Syntax { what, reason: shortened(&error.to_string()) }
+    }
+}
+
+/// What a document says of itself, for messages: they go to the kubelet in a header.
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(SAID).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
 /// Points to a blob.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -90,7 +107,7 @@ pub(super) struct Descriptor {
     pub(super) digest: Sha256Digest,
     pub(super) size: u64,
     #[serde(default)]
-    platform: Option<Platform>,
+    pub(super) platform: Option<Platform>,
 }
 
 /// A document that a registry serves under `/manifests/`.
@@ -140,7 +157,7 @@ impl Index {
             let Entry { media_type, digest, size, platform, .. } = entry;
             match digest.parse() {
                 Ok(digest) => index.entries.push(Descriptor { media_type, digest, size, platform }),
-                Err(_) => index.unverifiable.push(digest.chars().take(200).collect()),
+                Err(_) => index.unverifiable.push(digest),
             }
         }
         index
@@ -165,10 +182,13 @@ impl Index {
         }
         let architecture = machine.architecture();
         if !self.unverifiable.is_empty() {
-            return Err(ManifestError::Digests { architecture, digests: self.unverifiable.join(", ") });
+            return Err(ManifestError::Digests {
+                architecture,
+                digests: shortened(&self.unverifiable.join(", ")),
+            });
         }
         let offered: Vec<_> = self.entries.iter().filter_map(|e| e.platform.as_ref()).map(describe).collect();
-        let offered = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+        let offered = if offered.is_empty() { "nothing".to_owned() } else { shortened(&offered.join(", ")) };
         Err(ManifestError::Platform { architecture, offered })
     }
 }
@@ -188,8 +208,8 @@ struct Raw {
 
 impl Document {
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let raw: Raw = serde_json::from_slice(bytes)
-            .map_err(|source| ManifestError::Syntax { what: "manifest", source })?;
+        let raw: Raw =
+            serde_json::from_slice(bytes).map_err(|error| ManifestError::syntax("manifest", &error))?;
         if raw.schema_version == 1 {
             return Err(ManifestError::Schema1);
         }
@@ -204,7 +224,7 @@ impl Document {
                 Ok(Self::Image { config, layers, annotations })
             }
             (None, None, Some(manifests)) => Ok(Self::Index(Index::new(manifests))),
-            _ => Err(ManifestError::Kind(raw.media_type.unwrap_or_default())),
+            _ => Err(ManifestError::Kind(shortened(&raw.media_type.unwrap_or_default()))),
         }
     }
 }
@@ -216,13 +236,13 @@ fn describe(platform: &Platform) -> String {
 
 /// Parses a configuration and returns its diff ids, lowest first.
 pub(super) fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Sha256Digest>), ManifestError> {
-    let config: ImageConfiguration = serde_json::from_slice(bytes)
-        .map_err(|source| ManifestError::Syntax { what: "configuration", source })?;
+    let config: ImageConfiguration =
+        serde_json::from_slice(bytes).map_err(|error| ManifestError::syntax("configuration", &error))?;
     let diff_ids = config
         .rootfs()
         .diff_ids()
         .iter()
-        .map(|text| text.parse().map_err(|_| ManifestError::Digest(text.clone())))
+        .map(|text| text.parse().map_err(|_| ManifestError::Digest(shortened(text))))
         .collect::<Result<_, _>>()?;
     Ok((config, diff_ids))
 }
@@ -246,7 +266,7 @@ pub(super) fn check_config(
         Some(_) => Ok(()),
         None => Err(ManifestError::Platform {
             architecture: machine.architecture(),
-            offered: describe(&platform),
+            offered: shortened(&describe(&platform)),
         }),
     }
 }

@@ -21,6 +21,8 @@ mod catalog;
 mod error;
 mod fixup;
 mod flight;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hosts;
 mod keyring;
 mod layer;

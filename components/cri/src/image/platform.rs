@@ -36,6 +36,14 @@ impl Machine {
         Self { architecture: go_architecture(std::env::consts::ARCH), level: level() }
     }
 
+    /// Other machines than this, too.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn samples() -> impl Iterator<Item = Self> {
+        [("amd64", (1, 0)), ("amd64", (3, 0)), ("arm64", (8, 0)), ("arm", (7, 0)), ("riscv64", (1, 0))]
+            .into_iter()
+            .map(|(architecture, level)| Self { architecture, level })
+    }
+
     /// In Go's terms.
     pub(super) fn architecture(self) -> &'static str {
         self.architecture

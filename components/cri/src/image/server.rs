@@ -3,8 +3,10 @@
 use super::{Image, ImageError, ImageService, ImageSource, auth::PullSecret, reference::Reference};
 use cairn_contract::cri;
 use futures::stream;
+use oci_spec::image::ImageConfiguration;
 use std::{
     collections::HashMap,
+    io,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -23,13 +25,13 @@ impl ImageServer {
         Self(service)
     }
 
-    fn matching(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
-        let wanted =
-            filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|name| !name.is_empty());
-        match wanted {
+    fn matching(&self, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>, Status> {
+        let spec = filter.and_then(|filter| filter.image);
+        default_handler(spec.as_ref())?;
+        Ok(match spec.map(|spec| spec.image).filter(|name| !name.is_empty()) {
             None => self.0.list().iter().map(|image| message(image)).collect(),
             Some(name) => self.0.resolve(&name).iter().map(|image| message(image)).collect(),
-        }
+        })
     }
 }
 
@@ -39,14 +41,14 @@ impl cri::image_service_server::ImageService for ImageServer {
         &self,
         request: Request<cri::ListImagesRequest>,
     ) -> Result<Response<cri::ListImagesResponse>, Status> {
-        Ok(Response::new(cri::ListImagesResponse { images: self.matching(request.into_inner().filter) }))
+        Ok(Response::new(cri::ListImagesResponse { images: self.matching(request.into_inner().filter)? }))
     }
 
     async fn stream_images(
         &self,
         request: Request<cri::StreamImagesRequest>,
     ) -> Result<Response<BoxStream<cri::StreamImagesResponse>>, Status> {
-        let images = self.matching(request.into_inner().filter);
+        let images = self.matching(request.into_inner().filter)?;
         let pages: Vec<_> =
             images.chunks(PAGE).map(|page| Ok(cri::StreamImagesResponse { images: page.to_vec() })).collect();
         Ok(Response::new(Box::pin(stream::iter(pages))))
@@ -71,14 +73,6 @@ impl cri::image_service_server::ImageService for ImageServer {
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let request = request.into_inner();
-        if let Some(image) = &request.image
-            && !image.runtime_handler.is_empty()
-        {
-            return Err(Status::invalid_argument(format!(
-                "no runtime handler `{}`: this runtime has only the default one",
-                image.runtime_handler
-            )));
-        }
         let name = name(request.image)?;
         let reference: Reference = name.parse().map_err(|error| status(&ImageError::Reference(error)))?;
         let secret = match &request.auth {
@@ -119,24 +113,44 @@ impl cri::image_service_server::ImageService for ImageServer {
     }
 }
 
+/// Images are the same for every runtime handler, but there is only the default one.
+fn default_handler(spec: Option<&cri::ImageSpec>) -> Result<(), Status> {
+    match spec.map_or("", |spec| spec.runtime_handler.as_str()) {
+        "" => Ok(()),
+        other => Err(Status::invalid_argument(format!(
+            "no runtime handler `{other}`: this runtime has only the default one"
+        ))),
+    }
+}
+
+/// What an image is called; annotations are whoever's they are and choose nothing.
 fn name(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
+    default_handler(spec.as_ref())?;
     spec.map(|spec| spec.image)
         .filter(|name| !name.is_empty())
         .ok_or_else(|| Status::invalid_argument("the request names no image"))
 }
 
-fn message(image: &Image) -> cri::Image {
-    let user = image.config.config().as_ref().and_then(|config| config.user().clone()).unwrap_or_default();
-    // `user[:group]`; the kubelet wants to know whether the user is root.
+/// The user that an image runs as, by number or else by name: the kubelet wants to know whether it is root.
+pub(super) fn user_of(config: &ImageConfiguration) -> (Option<i64>, String) {
+    let user = config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
+    // `user[:group]`
     let user = user.split(':').next().unwrap_or_default();
-    let uid = user.parse().ok().map(|value| cri::Int64Value { value });
+    match user.parse() {
+        Ok(uid) => (Some(uid), String::new()),
+        Err(_) => (None, user.to_owned()),
+    }
+}
+
+fn message(image: &Image) -> cri::Image {
+    let (uid, username) = user_of(&image.config);
     cri::Image {
         id: image.id.to_string(),
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
         size: image.size,
-        username: if uid.is_none() { user.to_owned() } else { String::new() },
-        uid,
+        username,
+        uid: uid.map(|value| cri::Int64Value { value }),
         spec: Some(cri::ImageSpec {
             image: image.id.to_string(),
             annotations: image.annotations.clone().into_iter().collect(),
@@ -190,6 +204,11 @@ fn status(error: &ImageError) -> Status {
         }
         ImageError::Unpack { source, .. }
             if matches!(**source, super::unpack::UnpackError::NoSpace { .. }) =>
+        {
+            Status::resource_exhausted(message)
+        }
+        ImageError::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
         {
             Status::resource_exhausted(message)
         }
@@ -247,9 +266,20 @@ mod tests {
             runtime_handler: "other".into(),
             ..Default::default()
         };
-        let request = cri::PullImageRequest { image: Some(image), ..Default::default() };
-        let refusal = server.pull_image(Request::new(request)).await.unwrap_err();
-        assert_eq!(refusal.code(), tonic::Code::InvalidArgument);
-        assert!(refusal.message().contains("`other`"), "{refusal}");
+        let image = || Some(image.clone());
+        let filter = || Some(cri::ImageFilter { image: image() });
+        let pull = cri::PullImageRequest { image: image(), ..Default::default() };
+        let status = cri::ImageStatusRequest { image: image(), ..Default::default() };
+        for refusal in [
+            server.pull_image(Request::new(pull)).await.map(drop),
+            server.image_status(Request::new(status)).await.map(drop),
+            server.remove_image(Request::new(cri::RemoveImageRequest { image: image() })).await.map(drop),
+            server.list_images(Request::new(cri::ListImagesRequest { filter: filter() })).await.map(drop),
+            server.stream_images(Request::new(cri::StreamImagesRequest { filter: filter() })).await.map(drop),
+        ] {
+            let refusal = refusal.unwrap_err();
+            assert_eq!(refusal.code(), tonic::Code::InvalidArgument);
+            assert!(refusal.message().contains("`other`"), "{refusal}");
+        }
     }
 }

@@ -237,9 +237,14 @@ impl Store {
         self.replace(&self.content(digest), bytes)
     }
 
+    /// Bytes by their digest; damaged ones are as good as none.
     pub(super) fn read_content(&self, digest: Sha256Digest) -> Result<Vec<u8>, ImageError> {
         let path = self.content(digest);
-        fs::read(&path).map_err(ImageError::io("read", &path))
+        let bytes = fs::read(&path).map_err(ImageError::io("read", &path))?;
+        match Sha256Digest::new(Sha256::digest(&bytes).into()) == digest {
+            true => Ok(bytes),
+            false => Err(ImageError::io("read", &path)(io::Error::other("its digest is not its name"))),
+        }
     }
 
     pub(super) fn write_record(&self, record: &Record) -> Result<(), ImageError> {

@@ -1,13 +1,13 @@
 //! Containers: created, started, stopped, removed; commands in them.
 
 use super::{
-    Runtime, RuntimeError, image_volumes, lock, new_id, now,
+    Runtime, RuntimeError, image_volumes, lock, new_id, now, refusals, signals,
     state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
 };
 use crate::{
     cgroup::{Cgroup, Resources, layout},
     idmap,
-    image::Image,
+    image::{Image, Reference},
     protocol::{ExecSync, Exit, Reply, Request, Start},
     record,
     shim::{launch::SPEC_FILE, sandbox::namespace_path, stage},
@@ -45,6 +45,7 @@ impl Runtime {
         if metadata.is_none() {
             return Err(RuntimeError::Invalid("the container has no metadata".to_owned()));
         }
+        refusals::container(&config, &sandbox)?;
         if let Some(taken) = self
             .containers_of(&sandbox.id)
             .iter()
@@ -146,7 +147,8 @@ impl Runtime {
             image_id: image.id.to_string(),
             volumes: volumes.iter().map(|image| image.id.to_string()).collect(),
             image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
-            stop_signal: stop_signal(config, image),
+            image_name: image_name(config, image),
+            stop_signal: signals::to_stop(config, &image.config),
             log,
             cgroup,
             resources,
@@ -242,7 +244,10 @@ impl Runtime {
                     record.pid = pid;
                     record.started_at = started_at;
                 }
-                self.save_container(&container)?;
+                // It runs, whether that can be written down or not; the shim will say so to the next daemon.
+                if let Err(error) = self.save_container(&container) {
+                    tracing::error!(container = record.id, "{error}");
+                }
                 self.publish(&record.id, &record.sandbox, cri::ContainerEventType::ContainerStartedEvent);
                 // It may have ended before it was noted as started; then the event came too early to count.
                 self.take_early_exit(&container);
@@ -390,66 +395,12 @@ impl Runtime {
     }
 }
 
-/// The pod's wish, else the image's, else SIGTERM.
-fn stop_signal(config: &cri::ContainerConfig, image: &Image) -> i32 {
-    let of_pod = match config.stop_signal() {
-        cri::Signal::RuntimeDefault => None,
-        signal => signal_number(signal.as_str_name()),
-    };
-    let of_image = || image.config.config().as_ref()?.stop_signal().as_deref().and_then(signal_number);
-    of_pod.or_else(of_image).unwrap_or(libc::SIGTERM)
-}
-
-/// `SIGTERM`, `TERM` or `15`.
-fn signal_number(name: &str) -> Option<i32> {
-    if let Ok(number) = name.parse() {
-        return Some(number);
-    }
-    let short = name.strip_prefix("SIG").unwrap_or(name);
-    let known = [
-        ("HUP", libc::SIGHUP),
-        ("INT", libc::SIGINT),
-        ("QUIT", libc::SIGQUIT),
-        ("ABRT", libc::SIGABRT),
-        ("KILL", libc::SIGKILL),
-        ("USR1", libc::SIGUSR1),
-        ("USR2", libc::SIGUSR2),
-        ("PIPE", libc::SIGPIPE),
-        ("ALRM", libc::SIGALRM),
-        ("TERM", libc::SIGTERM),
-        ("CHLD", libc::SIGCHLD),
-        ("CONT", libc::SIGCONT),
-        ("STOP", libc::SIGSTOP),
-        ("TSTP", libc::SIGTSTP),
-        ("TTIN", libc::SIGTTIN),
-        ("TTOU", libc::SIGTTOU),
-        ("URG", libc::SIGURG),
-        ("XCPU", libc::SIGXCPU),
-        ("XFSZ", libc::SIGXFSZ),
-        ("VTALRM", libc::SIGVTALRM),
-        ("PROF", libc::SIGPROF),
-        ("WINCH", libc::SIGWINCH),
-        ("IO", libc::SIGIO),
-        ("PWR", libc::SIGPWR),
-        ("SYS", libc::SIGSYS),
-        ("TRAP", libc::SIGTRAP),
-        ("BUS", libc::SIGBUS),
-        ("SEGV", libc::SIGSEGV),
-    ];
-    if let Some((_, number)) = known.iter().find(|(known, _)| *known == short) {
-        return Some(*number);
-    }
-    // Real-time signals: CRI writes RTMINPLUS3, images write RTMIN+3.
-    let offset = |prefixes: [&str; 2]| {
-        prefixes.iter().find_map(|prefix| short.strip_prefix(prefix)?.parse::<i32>().ok())
-    };
-    match short {
-        "RTMIN" => Some(libc::SIGRTMIN()),
-        "RTMAX" => Some(libc::SIGRTMAX()),
-        _ => offset(["RTMINPLUS", "RTMIN+"])
-            .map(|plus| libc::SIGRTMIN() + plus)
-            .or_else(|| offset(["RTMAXMINUS", "RTMAX-"]).map(|minus| libc::SIGRTMAX() - minus)),
-    }
+/// The tag that the pod's author used, else one that the image has, else nothing.
+fn image_name(config: &cri::ContainerConfig, image: &Image) -> String {
+    let asked = config.image.as_ref().map_or("", |image| image.user_specified_image.as_str());
+    let asked = asked.parse::<Reference>().map(|reference| reference.to_string()).unwrap_or_default();
+    let tags = &image.repo_tags;
+    tags.iter().find(|tag| **tag == asked).or(tags.first()).cloned().unwrap_or_default()
 }
 
 /// A container's users are its pod's; one that says nothing takes them over.
@@ -467,24 +418,4 @@ fn check_users(options: &cri::NamespaceOption, sandbox: &PodRecord) -> Result<()
         return invalid("a pod with a user namespace cannot share the node's PID namespace".to_owned());
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_many_spellings() {
-        for (name, number) in [
-            ("SIGTERM", 15),
-            ("TERM", 15),
-            ("9", 9),
-            ("SIGRTMIN+3", 37),
-            ("SIGRTMINPLUS3", 37),
-            ("SIGRTMAX", 64),
-        ] {
-            assert_eq!(signal_number(name), Some(number), "{name}");
-        }
-        assert_eq!(signal_number("SIGNONE"), None);
-    }
 }

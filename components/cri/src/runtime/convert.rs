@@ -81,7 +81,7 @@ pub(super) fn container_status(record: &ContainerRecord) -> cri::ContainerStatus
         started_at: record.started_at,
         finished_at: exit.map_or(0, |exit| exit.finished_at),
         exit_code: exit.map_or(0, |exit| exit.code),
-        image: record.config.image.clone(),
+        image: image(record),
         image_ref: record.image_ref.clone(),
         reason,
         message: record.message.clone(),
@@ -100,6 +100,15 @@ pub(super) fn container_status(record: &ContainerRecord) -> cri::ContainerStatus
         }),
         stop_signal: record.config.stop_signal,
     }
+}
+
+/// The image as people know it: the kubelet creates containers by an image's id, and shows this in the pod's status.
+fn image(record: &ContainerRecord) -> Option<cri::ImageSpec> {
+    let mut spec = record.config.image.clone()?;
+    if !record.image_name.is_empty() {
+        spec.image.clone_from(&record.image_name);
+    }
+    Some(spec)
 }
 
 /// Every selected label is there with its value.
@@ -158,6 +167,7 @@ mod tests {
             image_id: String::new(),
             volumes: Vec::new(),
             image_ref: String::new(),
+            image_name: String::new(),
             stop_signal: 15,
             log: None,
             cgroup: "/x".into(),
@@ -198,6 +208,18 @@ mod tests {
             ("Completed".to_owned(), "Error".to_owned(), "OOMKilled".to_owned())
         );
         assert_eq!(container_status(&record()).reason, "");
+    }
+
+    #[test]
+    fn an_image_has_the_name_that_people_know() {
+        let image = |name: &str| {
+            let spec = cri::ImageSpec { image: "sha256:1".into(), ..Default::default() };
+            let config = cri::ContainerConfig { image: Some(spec), ..record().config };
+            let record = ContainerRecord { config, image_name: name.into(), ..record() };
+            (container_status(&record).image.unwrap().image, container_item(&record).image.unwrap().image)
+        };
+        assert_eq!(image("r.example/a:1"), ("r.example/a:1".to_owned(), "sha256:1".to_owned()));
+        assert_eq!(image(""), ("sha256:1".to_owned(), "sha256:1".to_owned()));
     }
 
     #[test]

@@ -15,6 +15,8 @@ mod convert;
 mod error;
 mod features;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod image_volumes;
 mod inspect;
 mod life;
@@ -23,8 +25,10 @@ mod metrics;
 mod pages;
 mod pods;
 mod reconcile;
+mod refusals;
 mod service;
 mod shim_client;
+mod signals;
 mod state;
 mod streaming;
 mod update;
@@ -114,6 +118,13 @@ impl Runtime {
         };
         runtime.reconcile().await?;
         Ok(runtime)
+    }
+
+    /// How many sandboxes and containers there are; each is looked at.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        let pods = self.all_pods().iter().filter(|pod| !pod.record().id.is_empty()).count();
+        let containers = self.all_containers();
+        (pods, containers.iter().filter(|container| !container.record().id.is_empty()).count())
     }
 
     fn pod_state(&self, id: &str) -> PathBuf {

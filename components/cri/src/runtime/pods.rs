@@ -1,7 +1,7 @@
 //! Sandboxes: made, stopped, removed.
 
 use super::{
-    Runtime, RuntimeError, files, lock, new_id, now,
+    Runtime, RuntimeError, files, lock, new_id, now, refusals,
     shim_client::ShimClient,
     state::{Pod, PodPhase, PodRecord},
 };
@@ -22,8 +22,6 @@ use tokio::{io::AsyncReadExt, process::Command, sync::mpsc, time::timeout};
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest a killed container may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest host name the kernel takes.
-const HOSTNAME_LIMIT: usize = 64;
 
 impl Runtime {
     /// Makes a sandbox and starts it. On an error nothing of it is left.
@@ -32,16 +30,10 @@ impl Runtime {
         config: cri::PodSandboxConfig,
         handler: String,
     ) -> Result<String, RuntimeError> {
-        let invalid = |text: &str| Err(RuntimeError::Invalid(text.to_owned()));
-        let Some(metadata) = config.metadata.clone() else { return invalid("the sandbox has no metadata") };
-        if !handler.is_empty() {
-            return invalid(&format!(
-                "no runtime handler `{handler}`: this runtime has only the default one"
-            ));
-        }
-        if config.hostname.len() > HOSTNAME_LIMIT {
-            return invalid("the host name is longer than 64 characters");
-        }
+        let nameless = || RuntimeError::Invalid("the sandbox has no metadata".to_owned());
+        let metadata = config.metadata.clone().ok_or_else(nameless)?;
+        refusals::handler(&handler)?;
+        refusals::pod(&config)?;
         let parent = config.linux.as_ref().map_or("", |linux| linux.cgroup_parent.as_str());
         let id = new_id();
         let cgroup = cgroup::pod_path(self.inner.config.cgroup_driver, parent, &id)
@@ -252,7 +244,14 @@ impl Runtime {
             record.phase = PodPhase::NotReady;
             record.clone()
         };
-        self.save_pod(pod)?;
+        // A full disk is no reason to keep a pod, whose end may be what frees it. A record that says too little makes
+        // the next start do some of this again.
+        let note = || {
+            if let Err(error) = self.save_pod(pod) {
+                tracing::warn!(pod = record.id, "{error}");
+            }
+        };
+        note();
         if let Some(shim) = pod.shim() {
             for container in self.containers_of(&record.id) {
                 let running = container.record().state() == cri::ContainerState::ContainerRunning;
@@ -281,7 +280,8 @@ impl Runtime {
         self.release(&record).await;
         self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped");
         pod.record().attachment = None;
-        self.save_pod(pod)
+        note();
+        Ok(())
     }
 
     /// Kills what is left in a pod's cgroup, shim included, and unmounts its namespaces.

@@ -195,9 +195,16 @@ impl Runtime {
     }
 }
 
-/// Names in a directory.
+/// Directories in a directory, by name; a file there is nobody's of ours.
 fn names(directory: &Path) -> io::Result<Vec<String>> {
-    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// The record in each subdirectory; `None` where there is none, or one that cannot be read.

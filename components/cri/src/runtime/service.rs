@@ -1,6 +1,6 @@
 //! RuntimeService of CRI: each call unpacked, passed on, and its result packed.
 
-use super::{Runtime, RuntimeError, convert, lock, metrics, pages::pages};
+use super::{Runtime, RuntimeError, convert, lock, metrics, pages::pages, refusals};
 use crate::record;
 use cairn_contract::{
     cri::{self, runtime_service_server::RuntimeService},
@@ -9,6 +9,7 @@ use cairn_contract::{
 use futures::StreamExt;
 use std::{collections::HashMap, future::Future, time::Duration};
 use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -18,12 +19,14 @@ type Answer<T> = Result<Response<T>, Status>;
 pub struct RuntimeServer {
     runtime: Runtime,
     streaming: cairn_streaming::Server,
+    stopping: CancellationToken,
 }
 
 impl RuntimeServer {
-    /// Serves `runtime`; for what is streamed, clients are sent to `streaming`.
-    pub fn new(runtime: Runtime, streaming: cairn_streaming::Server) -> Self {
-        Self { runtime, streaming }
+    /// Serves `runtime`; for what is streamed, clients are sent to `streaming`. Streams of events, which have no end of
+    /// their own, end when it is `stopping`.
+    pub fn new(runtime: Runtime, streaming: cairn_streaming::Server, stopping: CancellationToken) -> Self {
+        Self { runtime, streaming, stopping }
     }
 
     /// Where a client gets what it asked for.
@@ -42,8 +45,9 @@ async fn whole<T: Send + 'static>(
     }
 }
 
-fn seconds(count: i64) -> Duration {
-    Duration::from_secs(u64::try_from(count).unwrap_or(0))
+fn seconds(count: i64) -> Result<Duration, Status> {
+    refusals::timeout(count)?;
+    Ok(Duration::from_secs(count.unsigned_abs()))
 }
 
 fn missing(what: &str) -> Status {
@@ -77,7 +81,12 @@ impl RuntimeService for RuntimeServer {
             }),
             info,
             runtime_handlers: self.runtime.handlers().await,
-            features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+            features: Some(cri::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                // The node's network belongs to the node's users.
+                user_namespaces_host_network: false,
+                mount_options: true,
+            }),
         }))
     }
 
@@ -100,6 +109,7 @@ impl RuntimeService for RuntimeServer {
         let network = request.into_inner().runtime_config.and_then(|config| config.network_config);
         let cidr = network.map(|network| network.pod_cidr).unwrap_or_default();
         if !cidr.is_empty() {
+            refusals::pod_cidr(&cidr)?;
             record::save(&self.runtime.inner.config.state.join("pod-cidr.json"), &cidr)
                 .map_err(|error| Status::internal(format!("cannot record the pod address range: {error}")))?;
             *lock(&self.runtime.inner.pod_cidr) = cidr;
@@ -190,8 +200,8 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::StopContainerRequest>,
     ) -> Answer<cri::StopContainerResponse> {
         let (runtime, request) = (self.runtime.clone(), request.into_inner());
-        whole(async move { runtime.stop_container(&request.container_id, seconds(request.timeout)).await })
-            .await?;
+        let grace = seconds(request.timeout)?;
+        whole(async move { runtime.stop_container(&request.container_id, grace).await }).await?;
         Ok(Response::new(cri::StopContainerResponse {}))
     }
 
@@ -244,8 +254,8 @@ impl RuntimeService for RuntimeServer {
 
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
-        let result =
-            self.runtime.exec_sync(&request.container_id, request.cmd, seconds(request.timeout)).await?;
+        let limit = seconds(request.timeout)?;
+        let result = self.runtime.exec_sync(&request.container_id, request.cmd, limit).await?;
         Ok(Response::new(result))
     }
 
@@ -368,6 +378,7 @@ impl RuntimeService for RuntimeServer {
     ) -> Answer<BoxStream<cri::ContainerEventResponse>> {
         // A subscriber too slow for the backlog misses events, as CRI allows: it lists from time to time.
         let events = BroadcastStream::new(self.runtime.inner.events.subscribe());
-        Ok(Response::new(Box::pin(events.filter_map(|event| async { event.ok().map(Ok) }))))
+        let events = events.filter_map(|event| async { event.ok().map(Ok) });
+        Ok(Response::new(Box::pin(events.take_until(self.stopping.clone().cancelled_owned()))))
     }
 }

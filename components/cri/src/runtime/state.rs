@@ -65,6 +65,12 @@ impl PodRecord {
         UserNamespace::of(&self.namespaces()).ok().flatten()
     }
 
+    /// Its containers may be privileged.
+    pub(super) fn may_be_privileged(&self) -> bool {
+        let linux = self.config.linux.as_ref();
+        linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|security| security.privileged)
+    }
+
     /// It uses the node's network.
     pub(super) fn node_network(&self) -> bool {
         self.namespaces().network() == cri::NamespaceMode::Node
@@ -105,6 +111,9 @@ pub(super) struct ContainerRecord {
     pub(super) volumes: Vec<String>,
     /// What the image is called by: a repository digest, or the id.
     pub(super) image_ref: String,
+    /// The name that people know the image by: a tag, if it has one.
+    #[serde(default)]
+    pub(super) image_name: String,
     /// Signal that asks it to end.
     pub(super) stop_signal: i32,
     /// CRI log file.

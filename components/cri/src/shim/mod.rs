@@ -10,6 +10,7 @@ mod command;
 mod connection;
 mod container;
 pub mod launch;
+mod lean;
 pub mod log;
 mod pause;
 mod request;

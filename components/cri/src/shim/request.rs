@@ -16,6 +16,7 @@ impl Shim {
 
     /// Does one request; `None` when the answer comes later or is sent already.
     fn handle(&mut self, connection: u64, number: u64, request: Request) -> Option<Reply> {
+        self.worked |= matches!(request, Request::Start(_) | Request::ExecSync(_) | Request::Exec(_));
         let reply = match request {
             Request::Inspect => self.inspect(),
             Request::Start(start) => match self.start(*start) {

@@ -5,7 +5,7 @@ use super::{
     command::Command,
     connection::Connection,
     container::Running,
-    launch, sandbox,
+    launch, lean, sandbox,
     stdio::null,
     stream::Stream,
 };
@@ -28,6 +28,9 @@ use std::{
 
 /// File name of the shim's socket in the pod's run directory.
 pub(crate) const SOCKET: &str = "shim.sock";
+
+/// When nothing happens for so long after work, it is done.
+const REST: Duration = Duration::from_secs(1);
 
 /// `cairn-shim serve SETUP.json`. The result is the exit status.
 pub fn serve(setup: &Path) -> u8 {
@@ -82,6 +85,8 @@ pub(super) struct Shim {
     pub(super) pause: Option<i32>,
     /// Nothing is started any more.
     pub(super) ending: bool,
+    /// Something was made or started since memory was given back.
+    pub(super) worked: bool,
 }
 
 /// Descriptors for a session.
@@ -142,12 +147,17 @@ impl Shim {
             commands: Vec::new(),
             pause,
             ending: false,
+            worked: true,
         })
     }
 
     fn run(&mut self) {
         while !self.ending || self.connections.values().any(Connection::has_output) {
             let ready = self.sleep();
+            if self.worked && ready.is_empty() {
+                lean::give_back();
+                self.worked = false;
+            }
             for source in ready {
                 match source {
                     Source::Listener => self.accept(),
@@ -213,7 +223,7 @@ impl Shim {
         let deadlines = self.commands.iter().filter_map(Command::deadline);
         let deadline = deadlines.chain(streams.filter_map(Stream::deadline)).min();
         // Orphans that the shim adopted have no descriptor to wait on: look for them now and then.
-        let longest = Duration::from_secs(30);
+        let longest = if self.worked { REST } else { Duration::from_secs(30) };
         let timeout =
             deadline.map_or(longest, |at| at.saturating_duration_since(Instant::now()).min(longest));
         let timeout =

@@ -1,12 +1,13 @@
 //! Devices by name: the Container Device Interface.
 //!
-//! A vendor's installer describes its devices in JSON files; a name such as `vendor.com/gpu=0` stands for edits to a
-//! container: device nodes, mounts, environment variables, groups. The specification is CNCF's CDI, versions 0.3 to
-//! 1.0. A file in a later directory takes the place of devices of the same name in an earlier one; two files of one
+//! A vendor's installer describes its devices in files of JSON or YAML; a name such as `vendor.com/gpu=0` stands for edits to a
+//! container: device nodes, mounts, environment variables, groups, hooks. The specification is CNCF's CDI, versions 0.3 to
+//! 1.1. A file in a later directory takes the place of devices of the same name in an earlier one; two files of one
 //! directory that disagree make the name unusable.
 
 use super::SpecError;
 use cairn_contract::cri;
+use oci_spec::runtime as oci;
 use serde::Deserialize;
 use std::{
     collections::BTreeSet,
@@ -70,7 +71,8 @@ pub(super) struct Edits {
     /// Groups for the process.
     #[serde(rename = "additionalGids", alias = "additionalGIDs")]
     pub additional_gids: Vec<u32>,
-    hooks: Vec<serde_json::Value>,
+    /// Programs of the vendor's, run on the way to the container's start.
+    hooks: Vec<Hook>,
     intel_rdt: Option<serde_json::Value>,
     net_devices: Vec<serde_json::Value>,
 }
@@ -100,6 +102,48 @@ pub(super) struct Mount {
     /// `bind` if absent.
     #[serde(rename = "type")]
     pub kind: String,
+}
+
+/// One of `hooks`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Hook {
+    /// When, in OCI's words.
+    hook_name: String,
+    path: PathBuf,
+    #[serde(default)]
+    args: Option<Vec<String>>,
+    #[serde(default)]
+    env: Option<Vec<String>>,
+    /// Seconds.
+    #[serde(default)]
+    timeout: Option<i64>,
+}
+
+impl From<&Hook> for oci::Hook {
+    fn from(hook: &Hook) -> Self {
+        let mut oci = Self::default();
+        oci.set_path(hook.path.clone())
+            .set_args(hook.args.clone())
+            .set_env(hook.env.clone())
+            .set_timeout(hook.timeout);
+        oci
+    }
+}
+
+/// The hooks of all edits, in their order.
+pub(super) fn hooks(edits: &[Edits]) -> Option<oci::Hooks> {
+    let named = |name: &str| {
+        let all = edits.iter().flat_map(|edit| &edit.hooks).filter(|hook| hook.hook_name == name);
+        Some(all.map(oci::Hook::from).collect::<Vec<_>>()).filter(|hooks| !hooks.is_empty())
+    };
+    let mut hooks = oci::Hooks::default();
+    hooks
+        .set_create_runtime(named("createRuntime"))
+        .set_create_container(named("createContainer"))
+        .set_start_container(named("startContainer"))
+        .set_poststart(named("poststart"));
+    edits.iter().any(|edit| !edit.hooks.is_empty()).then_some(hooks)
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -169,7 +213,7 @@ fn resolve_in(directories: &[&Path], names: &[String]) -> Result<Vec<Edits>, Cdi
 }
 
 impl Edits {
-    /// Writes all but the groups into a container's configuration.
+    /// Writes all but the groups and hooks into a container's configuration.
     ///
     /// # Errors
     /// A variable or mount that is none.
@@ -205,8 +249,11 @@ impl Edits {
 
     fn unsupported(&self) -> Option<&'static str> {
         let odd_mount = |mount: &Mount| !matches!(mount.kind.as_str(), "" | "bind" | "none");
-        if !self.hooks.is_empty() {
-            Some("hooks")
+        let known = ["createRuntime", "createContainer", "startContainer", "poststart"];
+        if self.hooks.iter().any(|hook| !known.contains(&hook.hook_name.as_str())) {
+            Some("hooks other than createRuntime, createContainer, startContainer and poststart")
+        } else if self.hooks.iter().any(|hook| !hook.path.is_absolute()) {
+            Some("hooks whose path is not absolute")
         } else if self.intel_rdt.is_some() {
             Some("Intel RDT classes")
         } else if !self.net_devices.is_empty() {
@@ -230,7 +277,7 @@ fn split(full: &str) -> Option<(&str, &str)> {
     (good(vendor, "-_.") && good(class, "-_") && good(device, "-_.:")).then_some((kind, device))
 }
 
-/// The specifications in a directory, by name; those in YAML too, to say that they are not read.
+/// The specifications in a directory, by name.
 fn listing(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let ending =
@@ -241,23 +288,30 @@ fn listing(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> Result<Specification, String> {
-    if path.extension().is_none_or(|end| end != "json") {
-        return Err("only JSON is read".to_owned());
-    }
-    let load = || -> io::Result<Vec<u8>> {
+    let load = || -> io::Result<String> {
         if fs::metadata(path)?.len() > SIZE_LIMIT {
             return Err(io::Error::other("it is longer than 4 MiB"));
         }
-        fs::read(path)
+        fs::read_to_string(path)
     };
     let text = load().map_err(|error| error.to_string())?;
-    let specification: Specification = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let specification = parse(path, &text)?;
     let version = specification.cdi_version.trim_start_matches('v');
     let known = ["0.3.", "0.4.", "0.5.", "0.6.", "0.7.", "0.8.", "1.0.", "1.1."];
     if !known.iter().any(|prefix| version.starts_with(prefix)) {
         return Err(format!("its version {version} is not known"));
     }
     Ok(specification)
+}
+
+/// What the file's ending says it is.
+fn parse(path: &Path, text: &str) -> Result<Specification, String> {
+    if path.extension().is_some_and(|end| end == "json") {
+        return serde_json::from_str(text).map_err(|error| error.to_string());
+    }
+    // The message has the lines around the place, too: one is enough here.
+    serde_saphyr::from_str(text)
+        .map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
 #[cfg(test)]
@@ -284,7 +338,35 @@ mod tests {
         {"name":"0","containerEdits":{"deviceNodes":[{"path":"/dev/g0","hostPath":"/dev/null","permissions":"rw"}],
          "mounts":[{"hostPath":"/lib","containerPath":"/v","options":["ro"]}],"additionalGids":[44]}},
         {"name":"1","containerEdits":{"env":["ONE=1"]}},
-        {"name":"hooked","containerEdits":{"hooks":[{"hookName":"createContainer","path":"/x"}]}}]}"#;
+        {"name":"hooked","containerEdits":{"hooks":[{"hookName":"poststop","path":"/x"}]}},
+        {"name":"relative","containerEdits":{"hooks":[{"hookName":"createContainer","path":"x"}]}}]}"#;
+
+    /// As a vendor's toolkit writes it.
+    const YAML: &str = r#"---
+cdiVersion: 0.5.0
+kind: y.com/gpu
+containerEdits:
+  env: [Y_VISIBLE_DEVICES=void]
+  hooks:
+  - hookName: createContainer
+    path: /usr/bin/y-hook
+    args: [y-hook, create-symlinks, --link, "../lib.so.1::/usr/lib/lib.so"]
+    env:
+    - DEBUG=false
+  - {hookName: startContainer, path: /usr/bin/other, timeout: 5}
+  mounts:
+  - hostPath: /lib
+    containerPath: /v
+    options: [ro, nosuid, nodev, rbind, rprivate]
+devices:
+- name: "0"
+  containerEdits:
+    deviceNodes:
+    - path: /dev/g0
+      hostPath: /dev/null
+- name: all
+  containerEdits: {}
+"#;
 
     #[test]
     fn a_name_stands_for_edits() {
@@ -304,17 +386,36 @@ mod tests {
     }
 
     #[test]
+    fn yaml_says_the_same_as_json() {
+        let base = scratch(&[("etc/y.yaml", YAML)]);
+        let edits = resolved(&base, &["y.com/gpu=0"]).unwrap();
+        assert_eq!(edits[0].env, ["Y_VISIBLE_DEVICES=void"]);
+        assert_eq!(edits[1].device_nodes[0].host_path, "/dev/null");
+        let hooks = hooks(&edits).unwrap();
+        let first = &hooks.create_container().as_ref().unwrap()[0];
+        assert_eq!(first.path(), Path::new("/usr/bin/y-hook"));
+        assert_eq!(first.args().as_ref().unwrap()[3], "../lib.so.1::/usr/lib/lib.so");
+        assert_eq!(first.env().as_deref(), Some(&["DEBUG=false".to_owned()][..]));
+        assert_eq!(hooks.start_container().as_ref().unwrap()[0].timeout(), Some(5));
+        assert!(hooks.create_runtime().is_none());
+        let mut config = cri::ContainerConfig::default();
+        edits[0].apply(&mut config).unwrap();
+        assert_eq!(config.mounts[0].mount_options, ["nosuid", "nodev"]);
+    }
+
+    #[test]
     fn what_cannot_be_had_is_said() {
         let base = scratch(&[
             ("etc/gpu.json", GPU),
             ("etc/same.json", &GPU.replace("v.com", "w.com")),
             ("etc/twin.json", &GPU.replace("v.com", "w.com")),
-            ("etc/old.yaml", "kind: y.com/x"),
+            ("etc/bad.yaml", "kind: [y.com/x"),
         ]);
         for (name, word) in [
             ("v.com/gpu=9", "no CDI device"),
-            ("y.com/x=1", "old.yaml: only JSON"),
-            ("v.com/gpu=hooked", "hooks"),
+            ("y.com/x=1", "bad.yaml: "),
+            ("v.com/gpu=hooked", "hooks other than"),
+            ("v.com/gpu=relative", "not absolute"),
             ("w.com/gpu=0", "twin.json"),
             ("v.com/gpu", "not the name"),
             ("/gpu=0", "not the name"),

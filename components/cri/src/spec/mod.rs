@@ -7,6 +7,7 @@ mod capabilities;
 mod cdi;
 mod devices;
 mod mounts;
+mod process;
 mod seccomp;
 mod sysctl;
 mod user;
@@ -24,16 +25,14 @@ use cairn_contract::cri;
 use oci_spec::{
     image::ImageConfiguration,
     runtime::{
-        Capabilities, Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType,
-        LinuxResources, LinuxSeccomp, Process, Root, Spec, User as OciUser,
+        Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources,
+        Process, Root, Spec, User as OciUser,
     },
 };
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
-
-const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Which PID namespace a container is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +101,13 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
     // What a vendor's edits add is judged as if the pod had asked for it.
     let mut config = input.config.clone();
     let mut groups = Vec::new();
-    for edit in edits {
+    for edit in &edits {
         edit.apply(&mut config)?;
-        groups.extend(edit.additional_gids);
+        groups.extend_from_slice(&edit.additional_gids);
     }
-    assemble(&Input { config: &config, pid: input.pid.clone(), ..*input }, &groups)
+    let (mut spec, user) = assemble(&Input { config: &config, pid: input.pid.clone(), ..*input }, &groups)?;
+    spec.set_hooks(cdi::hooks(&edits));
+    Ok((spec, user))
 }
 
 /// Devices by name: CRI's field, else the annotations that were used before there was one.
@@ -126,6 +127,12 @@ fn assemble(input: &Input<'_>, groups: &[u32]) -> Result<(Spec, User), SpecError
     let security = linux.and_then(|linux| linux.security_context.as_ref()).unwrap_or(&none);
     let image = input.image.config().as_ref();
     refuse_unsupported(input.config, security)?;
+    let arguments = process::arguments(input.config, image);
+    if arguments.is_empty() {
+        return Err(SpecError::Refused(
+            "there is no command: neither the container nor its image has one".to_owned(),
+        ));
+    }
 
     let mut user =
         Accounts::read(input.rootfs).resolve(security, image.and_then(|image| image.user().as_deref()))?;
@@ -149,9 +156,9 @@ fn assemble(input: &Input<'_>, groups: &[u32]) -> Result<(Spec, User), SpecError
     process
         .set_terminal(Some(input.config.tty))
         .set_user(oci_user)
-        .set_args(Some(arguments(input.config, image)))
-        .set_env(Some(environment(input, image)))
-        .set_cwd(working_directory(input.config, image))
+        .set_args(Some(arguments))
+        .set_env(Some(process::environment(input, image)))
+        .set_cwd(process::working_directory(input.config, image))
         .set_no_new_privileges(security.no_new_privs.then_some(true))
         .set_rlimits(None)
         .set_apparmor_profile(apparmor::resolve(security)?)
@@ -166,7 +173,7 @@ fn assemble(input: &Input<'_>, groups: &[u32]) -> Result<(Spec, User), SpecError
         .set_devices(Some(nodes.into_iter().map(|node| node.oci).collect()))
         .set_uid_mappings(input.users.map(|users| mapping(users.uids)))
         .set_gid_mappings(input.users.map(|users| mapping(users.gids)))
-        .set_seccomp(seccomp_profile(security, &set)?)
+        .set_seccomp(seccomp::profile(security, &set)?)
         .set_rootfs_propagation(Some(propagation.root().to_owned()));
     let paths = |paths: &[String]| Some(if security.privileged { Vec::new() } else { paths.to_vec() });
     oci.set_masked_paths(paths(&security.masked_paths)).set_readonly_paths(paths(&security.readonly_paths));
@@ -223,50 +230,6 @@ fn refuse_unsupported(
     Ok(())
 }
 
-/// Entry point and command, by the rules that Kubernetes documents for `command` and `args`.
-fn arguments(config: &cri::ContainerConfig, image: Option<&oci_spec::image::Config>) -> Vec<String> {
-    let of_image = |list: Option<&Option<Vec<String>>>| list.cloned().flatten().unwrap_or_default();
-    if !config.command.is_empty() {
-        return [config.command.as_slice(), config.args.as_slice()].concat();
-    }
-    let mut all = of_image(image.map(|image| image.entrypoint()));
-    if config.args.is_empty() {
-        all.extend(of_image(image.map(|image| image.cmd())));
-    } else {
-        all.extend_from_slice(&config.args);
-    }
-    all
-}
-
-/// The image's variables, overridden by the container's; `PATH` always, `TERM` with a terminal.
-fn environment(input: &Input<'_>, image: Option<&oci_spec::image::Config>) -> Vec<String> {
-    let mut all = vec![DEFAULT_PATH.to_owned()];
-    if !input.sandbox.hostname.is_empty() && !input.node_network {
-        all.push(format!("HOSTNAME={}", input.sandbox.hostname));
-    }
-    if input.config.tty {
-        all.push("TERM=xterm".to_owned());
-    }
-    let mut set = |variable: String| {
-        let name = variable.split('=').next().unwrap_or_default();
-        match all.iter_mut().find(|held| held.split('=').next() == Some(name)) {
-            Some(held) => *held = variable,
-            None => all.push(variable),
-        }
-    };
-    image.and_then(|image| image.env().as_ref()).into_iter().flatten().cloned().for_each(&mut set);
-    for variable in &input.config.envs {
-        set(format!("{}={}", variable.key, String::from_utf8_lossy(&variable.value)));
-    }
-    all
-}
-
-fn working_directory(config: &cri::ContainerConfig, image: Option<&oci_spec::image::Config>) -> PathBuf {
-    let of_image = image.and_then(|image| image.working_dir().as_deref()).unwrap_or_default();
-    let wanted = if config.working_dir.is_empty() { of_image } else { &config.working_dir };
-    Path::new("/").join(wanted)
-}
-
 fn namespaces(input: &Input<'_>, privileged: bool) -> Vec<LinuxNamespace> {
     let namespace = |kind, path: Option<PathBuf>| {
         let mut namespace = LinuxNamespace::default();
@@ -294,36 +257,6 @@ fn namespaces(input: &Input<'_>, privileged: bool) -> Vec<LinuxNamespace> {
         all.push(namespace(LinuxNamespaceType::Cgroup, None));
     }
     all
-}
-
-fn seccomp_profile(
-    security: &cri::LinuxContainerSecurityContext,
-    capabilities: &Capabilities,
-) -> Result<Option<LinuxSeccomp>, SpecError> {
-    use cri::security_profile::ProfileType;
-    if security.privileged {
-        return Ok(None);
-    }
-    let legacy = security.seccomp_profile_path.as_str();
-    let (kind, file) = match &security.seccomp {
-        Some(profile) => (profile.profile_type(), profile.localhost_ref.as_str()),
-        None if matches!(legacy, "runtime/default" | "docker/default") => (ProfileType::RuntimeDefault, ""),
-        None => match legacy.strip_prefix("localhost/") {
-            Some(file) => (ProfileType::Localhost, file),
-            None => (ProfileType::Unconfined, ""),
-        },
-    };
-    match kind {
-        ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault => Ok(Some(seccomp::runtime_default(capabilities))),
-        ProfileType::Localhost => {
-            let refused = |error: &dyn std::fmt::Display| {
-                SpecError::Refused(format!("seccomp profile {file}: {error}"))
-            };
-            let text = std::fs::read(file).map_err(|error| refused(&error))?;
-            serde_json::from_slice(&text).map(Some).map_err(|error| refused(&error))
-        }
-    }
 }
 
 /// The container's annotations, and what other tools (device plugins, log collectors, monitors) look for.

@@ -148,6 +148,27 @@ fn mapped(wanted: &cri::Mount, users: Option<&UserNamespace>) -> Result<bool, St
     Ok(true)
 }
 
+/// Options of a bind mount that CRI and CDI may add (mount(8)).
+const OPTIONS: [&str; 17] = [
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "noatime",
+    "atime",
+    "nodiratime",
+    "diratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "nosymfollow",
+    "rslave",
+    "slave",
+];
+
 /// One of the pod author's mounts; `mounted` is `/proc/self/mountinfo`.
 fn volume(
     wanted: &cri::Mount,
@@ -196,6 +217,12 @@ fn volume(
         (true, false) => "ro",
         (false, false) => "rw",
     };
+    if let Some(odd) = wanted.mount_options.iter().find(|option| !OPTIONS.contains(&option.as_str())) {
+        return refuse(&format!(
+            "`{odd}` is not an option of a bind mount; those are {}",
+            OPTIONS.join(", ")
+        ));
+    }
     let mut options = vec!["rbind", option, access];
     options.extend(wanted.mount_options.iter().map(String::as_str));
     let mut mount = bind(&wanted.container_path, &source, &options);
@@ -254,6 +281,7 @@ mod tests {
         let refused = [
             cri::Mount { container_path: "data".into(), ..base.clone() },
             cri::Mount { recursive_read_only: true, readonly: false, ..base.clone() },
+            cri::Mount { mount_options: vec!["noexec".into(), "uid=0".into()], ..base.clone() },
             cri::Mount { uid_mappings: vec![cri::IdMapping::default()], ..base },
         ];
         assert!(refused.iter().all(|mount| volume(mount, None, "").is_err()));

@@ -5,6 +5,8 @@
 //! allowed fails with EPERM, except `clone3`, which fails with ENOSYS: its flags are in memory, where a filter cannot
 //! look, and C libraries then fall back to `clone`, whose flags it can see.
 
+use super::SpecError;
+use cairn_contract::cri;
 use oci_spec::runtime::{
     Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg,
     LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
@@ -136,6 +138,42 @@ fn argument(
     }
     .build()
     .ok()
+}
+
+/// The filter that a container asks for, by the field that CRI has now or else by the one it had; `None` is no filter.
+pub(super) fn profile(
+    security: &cri::LinuxContainerSecurityContext,
+    capabilities: &Capabilities,
+) -> Result<Option<LinuxSeccomp>, SpecError> {
+    use cri::security_profile::ProfileType;
+    if security.privileged {
+        return Ok(None);
+    }
+    let legacy = security.seccomp_profile_path.as_str();
+    let (kind, file) = match &security.seccomp {
+        Some(profile) => (profile.profile_type(), profile.localhost_ref.as_str()),
+        None if matches!(legacy, "runtime/default" | "docker/default") => (ProfileType::RuntimeDefault, ""),
+        None if matches!(legacy, "" | "unconfined") => (ProfileType::Unconfined, ""),
+        None => match legacy.strip_prefix("localhost/") {
+            Some(file) => (ProfileType::Localhost, file),
+            None => {
+                return Err(SpecError::Refused(format!(
+                    "`{legacy}` is not a seccomp profile: it is runtime/default, unconfined or localhost/<file>"
+                )));
+            }
+        },
+    };
+    match kind {
+        ProfileType::Unconfined => Ok(None),
+        ProfileType::RuntimeDefault => Ok(Some(runtime_default(capabilities))),
+        ProfileType::Localhost => {
+            let refused = |error: &dyn std::fmt::Display| {
+                SpecError::Refused(format!("seccomp profile {file}: {error}"))
+            };
+            let text = std::fs::read(file).map_err(|error| refused(&error))?;
+            serde_json::from_slice(&text).map(Some).map_err(|error| refused(&error))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl Node {
             cairn_streaming::CREATION_TIMEOUT,
         )
         .unwrap();
-        let server = RuntimeServer::new(runtime.clone(), streaming.clone());
+        let server = RuntimeServer::new(runtime.clone(), streaming.clone(), CancellationToken::new());
         let (streams, stop) = (Arc::new(runtime.clone()), CancellationToken::new());
         let stopped = stop.clone();
         tokio::spawn(async move { streaming.serve(streams, stopped.cancelled()).await });

@@ -5,6 +5,9 @@
 //! - Whatever the caller does in between, what we answer is itself well-formed: the other end takes it without an error.
 //! - What we answer is bounded by what we were sent.
 
+pub mod random;
+pub mod runner;
+
 use cairn_streaming::{
     spdy::{Event, Role, Session, frame::ResetStatus, headers::Headers},
     websocket::{Channels, Codec},

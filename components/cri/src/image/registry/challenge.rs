@@ -1,15 +1,21 @@
 //! How a registry asks for credentials: the `WWW-Authenticate` header (RFC 9110 section 11).
 
+/// A longer header is nobody's challenge, and reading it would take the square of its length.
+const MAX_HEADER: usize = 8 << 10;
+
 /// One challenge.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(in super::super) enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
 impl Challenge {
     /// The first challenge in `header` that we can answer, Bearer preferred.
-    pub(super) fn parse(header: &str) -> Option<Self> {
+    pub(in super::super) fn parse(header: &str) -> Option<Self> {
+        if header.len() > MAX_HEADER {
+            return None;
+        }
         let mut best = None;
         let mut rest = header.trim_start();
         while !rest.is_empty() {

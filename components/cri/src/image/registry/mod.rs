@@ -25,6 +25,8 @@ mod token;
 mod transport;
 
 pub(super) use blob::Piece;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use {challenge::Challenge, retry::retry_after};
 
 use super::{
     auth::PullSecret,

@@ -75,7 +75,7 @@ fn part_of(whole: Duration) -> Duration {
 }
 
 /// The value of a `Retry-After` header (RFC 9110 section 10.2.3): seconds or a date. A date that is past is now.
-pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(in super::super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     match value.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),

@@ -10,13 +10,15 @@
 //! - Everything else is made with owner, mode, time stamp and extended attributes as the archive says, except
 //!   attributes by which overlayfs itself is steered.
 
+mod attributes;
 mod tar;
 mod tree;
 
 pub(super) use tar::TarError;
 
+use attributes::{attributes, special, timestamps, tolerate, wanted_xattrs};
 use rustix::{
-    fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
+    fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags},
     io::Errno,
 };
 use std::{
@@ -39,6 +41,12 @@ const CHECK_ENTRIES: u64 = 2048;
 /// What an unpack must leave free, so that the node stays alive: 5 % of the file system, at most this.
 const RESERVE: u64 = 256 << 20;
 const RESERVE_INODES: u64 = 1024;
+
+/// Paths held in memory, bytes. Directories whose time stamps wait for the end; when it is too much they get them at
+/// once, and those that change later lose them.
+const DIRECTORY_BYTES: usize = 16 << 20;
+/// And directories that no entry describes: nearly none in real layers.
+const IMPLICIT_BYTES: usize = 4 << 20;
 
 /// Why a layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +109,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked, Unpack
         tree,
         archive: TarReader::new(archive),
         directories: BTreeMap::new(),
+        directory_bytes: 0,
         unpacked: Unpacked { inodes: 1, disk: BLOCK, ..Unpacked::default() },
         unchecked_bytes: 0,
         unchecked_entries: 0,
@@ -109,6 +118,7 @@ pub(super) fn unpack(archive: impl Read, root: &Path) -> Result<Unpacked, Unpack
     unpacker.check_space()?;
     while let Some(entry) = unpacker.archive.next()? {
         unpacker.entry(&entry)?;
+        unpacker.count_implicit(&entry)?;
     }
     unpacker.finish_directories();
     let Unpacker { tree, archive, mut unpacked, .. } = unpacker;
@@ -126,6 +136,8 @@ struct Unpacker<R> {
     /// Time stamps of directories change with each file made in them, so they are set last.
     /// By path: an archive may name one directory any number of times.
     directories: BTreeMap<PathBuf, (i64, u32)>,
+    /// Bytes of those paths.
+    directory_bytes: usize,
     unpacked: Unpacked,
     unchecked_bytes: u64,
     unchecked_entries: u64,
@@ -158,6 +170,7 @@ impl<R: Read> Unpacker<R> {
     fn entry(&mut self, entry: &Entry) -> Result<(), UnpackError> {
         let context = Context(entry);
         self.unchecked_entries += 1;
+        self.unchecked_bytes += entry.xattrs.iter().map(|(_, value)| value.len() as u64).sum::<u64>();
         if self.unchecked_bytes >= CHECK_BYTES || self.unchecked_entries >= CHECK_ENTRIES {
             self.check_space()?;
         }
@@ -184,7 +197,13 @@ impl<R: Read> Unpacker<R> {
             Kind::Directory => {
                 self.tree.explicit(&path);
                 self.directory(&place, entry, fresh)?;
-                self.directories.insert(path, entry.mtime);
+                let length = path.as_os_str().len();
+                if self.directories.insert(path, entry.mtime).is_none() {
+                    self.directory_bytes += length;
+                }
+                if self.directory_bytes > DIRECTORY_BYTES {
+                    self.finish_directories();
+                }
             }
             Kind::File => self.file(&place, entry)?,
             Kind::HardLink(target) => return self.hard_link(&place, target, &context),
@@ -331,6 +350,18 @@ impl<R: Read> Unpacker<R> {
         self.unpacked.disk = self.unpacked.disk.saturating_add(size.div_ceil(BLOCK) * BLOCK);
     }
 
+    /// Counts the directories that were made on the way to `entry`.
+    fn count_implicit(&mut self, entry: &Entry) -> Result<(), UnpackError> {
+        let made = self.tree.take_made();
+        self.unchecked_entries += made;
+        self.unpacked.inodes += made;
+        self.unpacked.disk = self.unpacked.disk.saturating_add(made * BLOCK);
+        if self.tree.implicit_bytes() > IMPLICIT_BYTES {
+            return Err(Context(entry).refused("too many directories that the archive does not describe"));
+        }
+        Ok(())
+    }
+
     fn check_space(&mut self) -> Result<(), UnpackError> {
         (self.unchecked_bytes, self.unchecked_entries) = (0, 0);
         let Ok(stat) = fs::fstatvfs(self.tree.root()) else { return Ok(()) };
@@ -349,6 +380,7 @@ impl<R: Read> Unpacker<R> {
     }
 
     fn finish_directories(&mut self) {
+        self.directory_bytes = 0;
         for (path, mtime) in std::mem::take(&mut self.directories).into_iter().rev() {
             // A directory that a later entry replaced has no time stamp to keep.
             if let Ok(place) = self.tree.find(&path)
@@ -367,59 +399,6 @@ enum Fresh {
     AfterWhiteout,
     /// It is not: a directory meets a directory.
     Kept,
-}
-
-fn special(place: &Place, entry: &Entry, kind: FileType, major: u32, minor: u32) -> Result<(), UnpackError> {
-    let context = Context(entry);
-    fs::mknodat(place.dir(), &place.name, kind, Mode::RUSR | Mode::WUSR, fs::makedev(major, minor))
-        .map_err(context.failed("make a device or FIFO"))?;
-    attributes(place, entry)
-}
-
-/// Owner, mode, extended attributes and time stamp of what was just made at `place`, without following it.
-fn attributes(place: &Place, entry: &Entry) -> Result<(), UnpackError> {
-    let context = Context(entry);
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    fs::chownat(place.dir(), &place.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(context.failed("set the owner"))?;
-    if !matches!(entry.kind, Kind::Symlink(_)) {
-        // Nobody else writes here, so what was made is still no symbolic link that `chmod` could follow.
-        fs::chmodat(place.dir(), &place.name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-            .map_err(context.failed("set the mode"))?;
-    }
-    for (name, value) in wanted_xattrs(entry) {
-        tolerate(name, &entry.kind, place.set_xattr(name, value))
-            .map_err(context.failed("set an extended attribute"))?;
-    }
-    fs::utimensat(place.dir(), &place.name, &timestamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(context.failed("set the time stamp"))
-}
-
-/// The archive's attributes without those that steer overlayfs: an image must not redirect its own lookups.
-fn wanted_xattrs(entry: &Entry) -> impl Iterator<Item = (&[u8], &[u8])> {
-    entry
-        .xattrs
-        .iter()
-        .filter(|(name, _)| !name.starts_with(b"trusted.overlay.") && !name.starts_with(b"user.overlay."))
-        .map(|(name, value)| (&name[..], &value[..]))
-}
-
-/// An attribute that this file system or kind of file does not take is left out, except file capabilities: without
-/// them a program would fail in a way nobody could explain.
-fn tolerate(name: &[u8], kind: &Kind, result: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    match result {
-        Err(Errno::OPNOTSUPP | Errno::INVAL) if name != b"security.capability" => Ok(()),
-        // user.* exists on files and directories only.
-        Err(Errno::PERM) if name.starts_with(b"user.") && !matches!(kind, Kind::File | Kind::Directory) => {
-            Ok(())
-        }
-        result => result,
-    }
-}
-
-fn timestamps((seconds, nanoseconds): (i64, u32)) -> Timestamps {
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
 }
 
 /// An archive's path as a relative one: `/` and `./` in front and `.` within are dropped. `None` is the root.

@@ -64,6 +64,12 @@ impl Place {
         )
     }
 
+    /// A way to go on from the directory that is here. LOOP: it is a symlink.
+    fn open_without_links(&self) -> rustix::io::Result<Rc<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        fs::openat2(self.dir(), &self.name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map(Rc::new)
+    }
+
     /// Sets an extended attribute of the file itself, symlinks included.
     pub(super) fn set_xattr(&self, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
         fs::lsetxattr(self.through_proc(), OsStr::from_bytes(name), value, XattrFlags::empty())
@@ -99,13 +105,17 @@ pub(super) struct Tree {
     last: Option<(PathBuf, Rc<OwnedFd>)>,
     /// Directories made because an entry below them came without one of their own.
     implicit: BTreeSet<PathBuf>,
+    /// Bytes of those paths.
+    implicit_bytes: usize,
+    /// Directories made without an entry of their own since this was last asked.
+    made: u64,
 }
 
 impl Tree {
     pub(super) fn open(root: &Path) -> rustix::io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = Rc::new(fs::open(root, flags, Mode::empty())?);
-        Ok(Self { root, last: None, implicit: BTreeSet::new() })
+        Ok(Self { root, last: None, implicit: BTreeSet::new(), implicit_bytes: 0, made: 0 })
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -117,9 +127,21 @@ impl Tree {
         self.implicit.into_iter().collect()
     }
 
+    /// What the paths of such directories take in memory, bytes.
+    pub(super) fn implicit_bytes(&self) -> usize {
+        self.implicit_bytes
+    }
+
+    /// How many directories were made without an entry of their own since the last call.
+    pub(super) fn take_made(&mut self) -> u64 {
+        std::mem::take(&mut self.made)
+    }
+
     /// An entry for this directory came after all.
     pub(super) fn explicit(&mut self, path: &Path) {
-        self.implicit.remove(path);
+        if self.implicit.remove(path) {
+            self.implicit_bytes -= path.as_os_str().len();
+        }
     }
 
     /// Hides whatever lower layers have inside the directory `path` (the root if empty), which is made if need be.
@@ -182,7 +204,12 @@ impl Tree {
             let Component::Normal(name) = component else { return Err(Errno::INVAL) };
             let place = Place { parent: Rc::clone(&current), name: (*name).to_owned() };
             walked.push(name);
-            match self.open_in_root(&walked) {
+            // From here rather than from the root, or a deep path would take the square of its length.
+            let opened = match place.open_without_links() {
+                Err(Errno::LOOP) => self.open_in_root(&walked),
+                other => other,
+            };
+            match opened {
                 Ok(fd) => {
                     current = fd;
                     continue;
@@ -210,12 +237,13 @@ impl Tree {
             };
             fs::mkdirat(place.dir(), &place.name, Mode::from_raw_mode(0o755))?;
             fs::chmodat(place.dir(), &place.name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
+            self.made += 1;
             if hidden {
                 place.make_opaque()?;
-            } else {
-                self.implicit.insert(walked.clone());
+            } else if self.implicit.insert(walked.clone()) {
+                self.implicit_bytes += walked.as_os_str().len();
             }
-            current = self.open_in_root(&walked)?;
+            current = place.open_without_links()?;
         }
         Ok(current)
     }
