@@ -103,7 +103,10 @@ const KEYS: &[(&str, &str)] = &[
         "Directory of NRI plugins that are started with the runtime, by names such as 10-name; it need not exist.",
     ),
     ("nri_config", "Directory of their configurations: 10-name.conf, else name.conf."),
-    ("nri_registration_timeout_seconds", "An NRI plugin that has not registered after so many seconds is turned away."),
+    (
+        "nri_registration_timeout_seconds",
+        "An NRI plugin that has not registered after so many seconds is turned away.",
+    ),
     ("nri_request_timeout_seconds", "An NRI plugin that has not answered after so many seconds is cut off."),
     ("log_format", "Form of the log on standard error: \"text\", or \"json\" with one object a line."),
     (

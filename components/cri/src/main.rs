@@ -168,6 +168,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     if let Err(error) = policy.await? {
         tracing::warn!("containers run without the default AppArmor profile: {error}");
     }
+    runtime.serve_nri().await?;
     let operations = Operations::default();
     if let Some(address) = config.metrics_address {
         let listener = TcpListener::bind(address)
@@ -188,6 +189,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     tokio::spawn(async move { server.serve(streams, stopped()).await });
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
+    let served = runtime.clone();
     let runtime = RuntimeServiceServer::new(RuntimeServer::new(runtime, streaming))
         .max_encoding_message_size(MESSAGE_LIMIT);
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
@@ -207,6 +209,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
         served = serving => served?,
         () = patience => {}
     }
+    served.shut_down_nri().await;
     let _ = fs::remove_file(&config.socket);
     Ok(())
 }

@@ -125,7 +125,8 @@ mod tests {
         fs::write(configs.join("b.conf"), "general").unwrap();
         fs::write(configs.join("20-b.conf"), "exact").unwrap();
         let found = discover(&plugins, &configs).unwrap();
-        let found: Vec<_> = found.iter().map(|found| (found.name.to_string(), found.config.as_str())).collect();
+        let found: Vec<_> =
+            found.iter().map(|found| (found.name.to_string(), found.config.as_str())).collect();
         assert_eq!(found, [("10-a".to_owned(), "general"), ("20-b".to_owned(), "exact")]);
     }
 

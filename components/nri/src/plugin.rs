@@ -41,7 +41,9 @@ impl Name {
         }
         let odd = |c: char| !c.is_ascii_alphanumeric() && !"-_.+".contains(c);
         if base.is_empty() || base.contains(odd) {
-            return Err(format!("plugin name `{base}` is empty or has other characters than letters, digits and -_.+"));
+            return Err(format!(
+                "plugin name `{base}` is empty or has other characters than letters, digits and -_.+"
+            ));
         }
         Ok(Self { index: index.to_owned(), base: base.to_owned() })
     }
@@ -185,7 +187,12 @@ impl Plugin {
     ///
     /// # Errors
     /// What it objects.
-    pub(crate) async fn tell(&self, event: Event, request: &impl Message, news: &News<'_>) -> Result<(), CallError> {
+    pub(crate) async fn tell(
+        &self,
+        event: Event,
+        request: &impl Message,
+        news: &News<'_>,
+    ) -> Result<(), CallError> {
         match self.ask::<Empty>(event, request).await {
             Err(error) if error.is_unimplemented() && event.had_no_method() => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
@@ -196,7 +203,8 @@ impl Plugin {
                     pod: Some(news.pod.clone()),
                     container: news.container.cloned(),
                 };
-                let told = self.connection.call::<Empty>(PLUGIN_SERVICE, "StateChange", &change, self.limit).await;
+                let told =
+                    self.connection.call::<Empty>(PLUGIN_SERVICE, "StateChange", &change, self.limit).await;
                 self.judge(event, told).map(drop)
             }
             result => result.map(drop),

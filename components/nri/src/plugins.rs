@@ -250,9 +250,8 @@ fn objection(plugin: &Plugin, event: Event, error: CallError) -> NriError {
 
 /// A judge that cannot be asked has not agreed.
 async fn validate(judge: &Plugin, request: &ValidateContainerAdjustmentRequest) -> Result<(), NriError> {
-    let rejected = |reason: &str| {
-        Err(NriError::Rejected { plugin: judge.name.to_string(), reason: reason.to_owned() })
-    };
+    let rejected =
+        |reason: &str| Err(NriError::Rejected { plugin: judge.name.to_string(), reason: reason.to_owned() });
     let event = Event::ValidateContainerAdjustment;
     match judge.ask::<ValidateContainerAdjustmentResponse>(event, request).await {
         Ok(Some(verdict)) if verdict.reject => rejected(&verdict.reason),

@@ -90,8 +90,8 @@ impl Plugins {
     pub async fn serve(&self, settings: Settings, host: impl Host) -> Result<(), ServeError> {
         let settings = Arc::new(settings);
         let programs = launch::discover(&settings.plugins, &settings.configs);
-        let programs = programs
-            .map_err(|source| ServeError::Programs { path: settings.plugins.clone(), source })?;
+        let programs =
+            programs.map_err(|source| ServeError::Programs { path: settings.plugins.clone(), source })?;
         let listener = settings.socket.as_deref().map(listen).transpose()?;
         // All at once: each may take its time to register.
         let starting: Vec<_> =
@@ -117,7 +117,7 @@ impl Plugins {
         match program.start() {
             Ok((child, socket)) => {
                 let (plugins, settings, host) = (self.clone(), Arc::clone(settings), host.clone());
-                let source = Source::Program { child, program, ready };
+                let source = Source::Program { child: Box::new(child), program, ready };
                 tokio::spawn(async move { plugins.follow(socket, source, &settings, host).await });
                 Some(wait)
             }
@@ -157,7 +157,8 @@ impl Plugins {
             Source::Socket => (None, String::new()),
             Source::Program { program, .. } => (Some(program.name.clone()), program.config.clone()),
         };
-        let shown = name.as_ref().map_or_else(|| format!("of process {}", pid.unwrap_or(0)), ToString::to_string);
+        let shown =
+            name.as_ref().map_or_else(|| format!("of process {}", pid.unwrap_or(0)), ToString::to_string);
         let registered = Plugin::register(connection.clone(), &mut calls, name, config, settings).await;
         let joined = match registered.map(Arc::new) {
             Ok(plugin) => self.join(&plugin, &mut calls, &host).await.map(|()| plugin),
@@ -215,7 +216,7 @@ impl Plugins {
 enum Source {
     Socket,
     Program {
-        child: Child,
+        child: Box<Child>,
         program: Program,
         /// Told once it is a plugin.
         ready: oneshot::Sender<()>,
@@ -224,7 +225,7 @@ enum Source {
 
 impl Source {
     /// It is a plugin now. The program is to be killed with its connection.
-    fn joined(self) -> Option<Child> {
+    fn joined(self) -> Option<Box<Child>> {
         match self {
             Self::Socket => None,
             Self::Program { child, ready, .. } => {

@@ -249,11 +249,15 @@ mod tests {
         let down = runtime.call("P", "Configure", b"c".to_vec(), second, 'r').unwrap();
         let up = plugin.call("R", "Register", b"u".to_vec(), second, 'p').unwrap();
         let Incoming::Called(called) = only(plugin.receive(&down).unwrap()) else { panic!() };
-        assert_eq!((called.stream, called.method.as_str(), called.payload.as_ref()), (1, "Configure", &b"c"[..]));
+        assert_eq!(
+            (called.stream, called.method.as_str(), called.payload.as_ref()),
+            (1, "Configure", &b"c"[..])
+        );
         let Incoming::Called(registered) = only(runtime.receive(&up).unwrap()) else { panic!() };
         assert_eq!((registered.service.as_str(), registered.stream), ("R", 1));
         let answer = plugin.answer(called.stream, Ok(b"yes".to_vec()));
-        let Incoming::Answered { waiter: 'r', answer: Ok(text) } = only(runtime.receive(&answer).unwrap()) else {
+        let Incoming::Answered { waiter: 'r', answer: Ok(text) } = only(runtime.receive(&answer).unwrap())
+        else {
             panic!()
         };
         assert_eq!(text.as_ref(), b"yes");

@@ -8,8 +8,8 @@ use crate::cgroup::{Layout, Resources};
 use cairn_nri::{
     api::{
         ContainerAdjustment, Hook, Hooks, KeyValue, LinuxContainerAdjustment, LinuxDevice, LinuxMemoryPolicy,
-        LinuxNamespace, LinuxNetDevice, LinuxRdt, LinuxResources, LinuxScheduler, LinuxSchedulerFlag, LinuxSeccomp,
-        LinuxSyscall, Mount, PosixRlimit,
+        LinuxNamespace, LinuxNetDevice, LinuxRdt, LinuxResources, LinuxScheduler, LinuxSchedulerFlag,
+        LinuxSeccomp, LinuxSyscall, Mount, PosixRlimit,
     },
     merge::removal,
 };
@@ -57,7 +57,11 @@ impl Draft {
     ///
     /// # Errors
     /// The first change that cannot be made.
-    pub fn adjust(&mut self, wanted: &ContainerAdjustment, surroundings: &Surroundings) -> Result<(), SpecError> {
+    pub fn adjust(
+        &mut self,
+        wanted: &ContainerAdjustment,
+        surroundings: &Surroundings,
+    ) -> Result<(), SpecError> {
         annotations(self.spec.annotations_mut().get_or_insert_default(), &wanted.annotations);
         if let Some(hooks) = &wanted.hooks {
             add_hooks(self.spec.hooks_mut().get_or_insert_default(), hooks)?;
@@ -162,7 +166,10 @@ fn rlimits(process: &mut Process, wanted: &[PosixRlimit]) -> Result<(), SpecErro
     for limit in wanted {
         let what = format!("rlimit {}", limit.r#type);
         if limit.soft > limit.hard {
-            return refuse(&what, format!("the soft limit {} is above the hard one, {}", limit.soft, limit.hard));
+            return refuse(
+                &what,
+                format!("the soft limit {} is above the hard one, {}", limit.soft, limit.hard),
+            );
         }
         let new: oci::PosixRlimit =
             part(&what, json!({ "type": limit.r#type, "hard": limit.hard, "soft": limit.soft }))?;
@@ -203,7 +210,10 @@ fn extend(held: &mut Option<Vec<oci::Hook>>, wanted: &[Hook]) -> Result<(), Spec
 }
 
 /// The strongest propagation among the new mounts, if any asks for one.
-fn change_mounts(held: &mut Vec<oci::Mount>, wanted: &[Mount]) -> Result<Option<mounts::Propagation>, SpecError> {
+fn change_mounts(
+    held: &mut Vec<oci::Mount>,
+    wanted: &[Mount],
+) -> Result<Option<mounts::Propagation>, SpecError> {
     let mut strongest = None;
     for mount in wanted {
         let (destination, removed) = removal(&mount.destination);
@@ -269,11 +279,12 @@ fn devices(linux: &mut Linux, wanted: &[LinuxDevice], surroundings: &Surrounding
 }
 
 fn device_rule(rule: &cairn_nri::api::LinuxDeviceCgroup) -> Result<LinuxDeviceCgroup, SpecError> {
+    let kind = if rule.r#type.is_empty() { "a" } else { rule.r#type.as_str() };
     part(
         "device rules",
         json!({
             "allow": rule.allow,
-            "type": if rule.r#type.is_empty() { "a" } else { &rule.r#type },
+            "type": kind,
             "major": rule.major.map(|number| number.value),
             "minor": rule.minor.map(|number| number.value),
             "access": rule.access,
@@ -383,7 +394,11 @@ fn namespaces(linux: &mut Linux, wanted: &[LinuxNamespace]) -> Result<bool, Spec
     Ok(shares_pids)
 }
 
-fn sysctls(linux: &mut Linux, wanted: &BTreeMap<String, String>, own: OwnNamespaces) -> Result<(), SpecError> {
+fn sysctls(
+    linux: &mut Linux,
+    wanted: &BTreeMap<String, String>,
+    own: OwnNamespaces,
+) -> Result<(), SpecError> {
     for (name, value) in wanted {
         let held = linux.sysctl_mut().get_or_insert_default();
         match removal(name) {
@@ -478,7 +493,11 @@ pub fn limits_of(wanted: &LinuxResources) -> Result<Resources, String> {
         oom_score_adj: 0,
         cpuset_cpus: cpu.cpus,
         cpuset_mems: cpu.mems,
-        hugepages: wanted.hugepage_limits.iter().map(|limit| (limit.page_size.clone(), limit.limit)).collect(),
+        hugepages: wanted
+            .hugepage_limits
+            .iter()
+            .map(|limit| (limit.page_size.clone(), limit.limit))
+            .collect(),
         unified: wanted.unified.clone(),
     })
 }

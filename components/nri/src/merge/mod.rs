@@ -27,7 +27,9 @@ pub enum MergeError {
     #[error(transparent)]
     Conflict(#[from] Conflict),
     /// What is being made cannot be updated too.
-    #[error("plugin {plugin} asks for an update of container {container}, which is being created: it is to adjust it")]
+    #[error(
+        "plugin {plugin} asks for an update of container {container}, which is being created: it is to adjust it"
+    )]
     Premature {
         /// The plugin.
         plugin: String,

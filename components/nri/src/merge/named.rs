@@ -137,8 +137,10 @@ mod tests {
         let (mut collected, mut owners) = (Vec::new(), Owners::default());
         let by = |plugin| Claimant { plugin, container: "c" };
         let field = Field::Mounts;
-        collect(&mut collected, vec![mount("/a", "1"), mount("-/gone", "")], &mut owners, by("x"), field).unwrap();
-        collect(&mut collected, vec![mount("/a", "2"), mount("-/a", "")], &mut owners, by("y"), field).unwrap();
+        collect(&mut collected, vec![mount("/a", "1"), mount("-/gone", "")], &mut owners, by("x"), field)
+            .unwrap();
+        collect(&mut collected, vec![mount("/a", "2"), mount("-/a", "")], &mut owners, by("y"), field)
+            .unwrap();
         assert_eq!(collected, [mount("-/gone", ""), mount("/a", "2")]);
         let mut shown = vec![mount("/a", "0"), mount("/gone", "0"), mount("/b", "0")];
         show(&mut shown, &collected);

@@ -43,7 +43,9 @@ pub(super) fn set(resources: &LinuxResources) -> Vec<(Field, &str)> {
     ] {
         all.extend(given.then_some((field, "")));
     }
-    all.extend(resources.hugepage_limits.iter().map(|limit| (Field::HugepageLimits, limit.page_size.as_str())));
+    all.extend(
+        resources.hugepage_limits.iter().map(|limit| (Field::HugepageLimits, limit.page_size.as_str())),
+    );
     all.extend(resources.unified.keys().map(|file| (Field::CgroupsUnified, file.as_str())));
     all
 }

@@ -59,12 +59,14 @@ fn a_plugin_sees_what_the_ones_before_it_want() {
 #[test]
 fn two_plugins_cannot_set_the_same() {
     let linux = |linux| ContainerAdjustment { linux: Some(linux), ..Default::default() };
-    let resources = |resources| {
-        linux(LinuxContainerAdjustment { resources: Some(resources), ..Default::default() })
-    };
+    let resources =
+        |resources| linux(LinuxContainerAdjustment { resources: Some(resources), ..Default::default() });
     let shares = LinuxCpu { shares: Some(OptionalUInt64 { value: 2 }), ..Default::default() };
     let cases = [
-        ("Annotations a", ContainerAdjustment { annotations: [("a".into(), "1".into())].into(), ..Default::default() }),
+        (
+            "Annotations a",
+            ContainerAdjustment { annotations: [("a".into(), "1".into())].into(), ..Default::default() },
+        ),
         ("Env A", ContainerAdjustment { env: vec![variable("A", "2")], ..Default::default() }),
         ("Args", ContainerAdjustment { args: vec!["x".into()], ..Default::default() }),
         (
@@ -76,7 +78,10 @@ fn two_plugins_cannot_set_the_same() {
         ),
         (
             "CdiDevices v/c=d",
-            ContainerAdjustment { cdi_devices: vec![CdiDevice { name: "v/c=d".into() }], ..Default::default() },
+            ContainerAdjustment {
+                cdi_devices: vec![CdiDevice { name: "v/c=d".into() }],
+                ..Default::default()
+            },
         ),
         (
             "Rlimits RLIMIT_CORE",
@@ -136,7 +141,10 @@ fn what_is_cleared_first_may_be_set_again() {
     };
     creation.apply("00-a", args(&["first"])).unwrap();
     creation.apply("10-b", args(&["", "second", "x"])).unwrap();
-    let hook = |path: &str| Hooks { poststop: vec![Hook { path: path.into(), ..Default::default() }], ..Default::default() };
+    let hook = |path: &str| Hooks {
+        poststop: vec![Hook { path: path.into(), ..Default::default() }],
+        ..Default::default()
+    };
     for (plugin, path) in [("00-a", "/1"), ("10-b", "/2")] {
         let hooks = Some(hook(path));
         creation.apply(plugin, adjusting(ContainerAdjustment { hooks, ..Default::default() })).unwrap();

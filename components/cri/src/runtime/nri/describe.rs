@@ -10,10 +10,10 @@ use crate::{
 };
 use cairn_contract::cri;
 use cairn_nri::api::{
-    CdiDevice, Container, ContainerState, Hook, Hooks, HugepageLimit, Image, LinuxContainer, LinuxCpu, LinuxDevice,
-    LinuxIoPriority, LinuxMemory, LinuxNamespace, LinuxPids, LinuxPodSandbox, LinuxResources, Mount,
-    OptionalFileMode, OptionalInt, OptionalInt64, OptionalUInt32, OptionalUInt64, PodSandbox, PosixRlimit,
-    SecurityProfile, User,
+    CdiDevice, Container, ContainerState, Hook, Hooks, HugepageLimit, Image, LinuxContainer, LinuxCpu,
+    LinuxDevice, LinuxIoPriority, LinuxMemory, LinuxNamespace, LinuxPids, LinuxPodSandbox, LinuxResources,
+    Mount, OptionalFileMode, OptionalInt, OptionalInt64, OptionalUInt32, OptionalUInt64, PodSandbox,
+    PosixRlimit, SecurityProfile, User,
 };
 use oci_spec::runtime::{self as oci, Spec};
 use serde::Serialize;
@@ -93,12 +93,19 @@ fn from_record(record: &ContainerRecord) -> Container {
 }
 
 fn name_of_image(image: &cri::ImageSpec) -> String {
-    let wanted = if image.user_specified_image.is_empty() { &image.image } else { &image.user_specified_image };
+    let wanted =
+        if image.user_specified_image.is_empty() { &image.image } else { &image.user_specified_image };
     wanted.clone()
 }
 
 /// A container that is being made: what was asked for, and its configuration so far.
-pub(super) fn draft(id: &str, pod: &str, config: &cri::ContainerConfig, resources: &Resources, spec: &Spec) -> Container {
+pub(super) fn draft(
+    id: &str,
+    pod: &str,
+    config: &cri::ContainerConfig,
+    resources: &Resources,
+    spec: &Spec,
+) -> Container {
     let image = config.image.as_ref().map(name_of_image).unwrap_or_default();
     let mut described = Container {
         image: Some(Image { name: image, ..Image::default() }),
@@ -118,10 +125,15 @@ fn from_request(id: &str, pod: &str, config: &cri::ContainerConfig, resources: &
         state: ContainerState::ContainerUnknown.into(),
         labels: config.labels.clone().into_iter().collect(),
         annotations: config.annotations.clone().into_iter().collect(),
-        cdi_devices: config.cdi_devices.iter().map(|device| CdiDevice { name: device.name.clone() }).collect(),
+        cdi_devices: config
+            .cdi_devices
+            .iter()
+            .map(|device| CdiDevice { name: device.name.clone() })
+            .collect(),
         linux: Some(LinuxContainer {
             resources: Some(limits(resources)),
-            oom_score_adj: (resources.oom_score_adj != 0).then_some(OptionalInt { value: resources.oom_score_adj }),
+            oom_score_adj: (resources.oom_score_adj != 0)
+                .then_some(OptionalInt { value: resources.oom_score_adj }),
             seccomp_profile: profile.map(|profile| SecurityProfile {
                 profile_type: profile.profile_type,
                 localhost_ref: profile.localhost_ref.clone(),
@@ -162,7 +174,10 @@ fn add_spec(described: &mut Container, spec: &Spec) {
         .namespaces()
         .iter()
         .flatten()
-        .map(|namespace| LinuxNamespace { r#type: name(namespace.typ()), path: shown(namespace.path().as_deref()) })
+        .map(|namespace| LinuxNamespace {
+            r#type: name(namespace.typ()),
+            path: shown(namespace.path().as_deref()),
+        })
         .collect();
     held.devices = linux.devices().iter().flatten().map(device).collect();
     held.cgroups_path = shown(linux.cgroups_path().as_deref());
@@ -224,7 +239,9 @@ fn device(device: &oci::LinuxDevice) -> LinuxDevice {
 /// The runtime's limits as NRI's: what is not limited is not told.
 pub(super) fn limits(held: &Resources) -> LinuxResources {
     let signed = |value: i64| (value != 0).then_some(OptionalInt64 { value });
-    let unsigned = |value: i64| u64::try_from(value).ok().filter(|&value| value != 0).map(|value| OptionalUInt64 { value });
+    let unsigned = |value: i64| {
+        u64::try_from(value).ok().filter(|&value| value != 0).map(|value| OptionalUInt64 { value })
+    };
     LinuxResources {
         memory: Some(LinuxMemory {
             limit: signed(held.memory_limit),
@@ -297,10 +314,16 @@ mod tests {
             ..Default::default()
         };
         let told = draft("c", "p", &config, &Resources::default(), &spec);
-        assert_eq!((told.args.as_slice(), told.env.as_slice()), (&["a".to_owned()][..], &["X=1".to_owned()][..]));
+        assert_eq!(
+            (told.args.as_slice(), told.env.as_slice()),
+            (&["a".to_owned()][..], &["X=1".to_owned()][..])
+        );
         assert_eq!((told.annotations["k"].as_str(), told.user.unwrap().gid), ("v", 2));
         assert_eq!(told.rlimits[0].r#type, "RLIMIT_NOFILE");
-        assert_eq!((told.mounts[0].r#type.as_str(), told.mounts[0].options.as_slice()), ("bind", &["ro".to_owned()][..]));
+        assert_eq!(
+            (told.mounts[0].r#type.as_str(), told.mounts[0].options.as_slice()),
+            ("bind", &["ro".to_owned()][..])
+        );
         let linux = told.linux.unwrap();
         let kinds: Vec<&str> = linux.namespaces.iter().map(|namespace| namespace.r#type.as_str()).collect();
         assert_eq!((kinds.as_slice(), linux.namespaces[0].path.as_str()), (&["network", "mount"][..], "/n"));

@@ -128,7 +128,8 @@ impl Runtime {
             return Ok(());
         }
         let described = describe::draft(id, &pod.id, config, &draft.resources, &draft.spec);
-        let created = self.inner.nri.create_container(self.describe_pod(pod), described).await.map_err(refused)?;
+        let created =
+            self.inner.nri.create_container(self.describe_pod(pod), described).await.map_err(refused)?;
         self.make_changes(Changes { own: None, update: created.update, evict: created.evict });
         let devices: Vec<String> =
             created.adjust.cdi_devices.iter().map(|device| device.name.clone()).collect();
@@ -147,7 +148,12 @@ impl Runtime {
     }
 
     /// A container that plugins were asked about has not come into being after all.
-    pub(super) async fn tell_container_undone(&self, id: &str, pod: &PodRecord, config: &cri::ContainerConfig) {
+    pub(super) async fn tell_container_undone(
+        &self,
+        id: &str,
+        pod: &PodRecord,
+        config: &cri::ContainerConfig,
+    ) {
         if !self.inner.nri.are_there() {
             return;
         }
@@ -162,7 +168,11 @@ impl Runtime {
     ///
     /// # Errors
     /// What one of them objects.
-    pub(super) async fn tell_container(&self, event: Event, container: &Container) -> Result<(), RuntimeError> {
+    pub(super) async fn tell_container(
+        &self,
+        event: Event,
+        container: &Container,
+    ) -> Result<(), RuntimeError> {
         if !self.inner.nri.are_there() {
             return Ok(());
         }
@@ -180,13 +190,12 @@ impl Runtime {
 
     /// A container has ended. Plugins are told by and by, or at the latest when it or its pod is removed.
     pub(super) fn tell_container_ended(&self, id: &str, container: &Container) {
+        // While it is locked, nobody comes in and counts on being told.
+        if let Ok(mut told) = container.told.try_lock()
+            && !self.inner.nri.are_there()
         {
-            // While it is locked, nobody comes in and counts on being told.
-            let Ok(mut told) = container.told.try_lock() else { return };
-            if !self.inner.nri.are_there() {
-                *told = Told::Stopped;
-                return;
-            }
+            *told = Told::Stopped;
+            return;
         }
         let (runtime, id) = (self.clone(), id.to_owned());
         tokio::spawn(async move {
