@@ -1,7 +1,7 @@
 use super::*;
 use cairn_nri::api::{
-    LinuxIoPriority, LinuxMemory, LinuxPids, LinuxSeccompArg, OptionalBool, OptionalInt, OptionalInt64,
-    OptionalString, OptionalUInt64,
+    LinuxDevice, LinuxIoPriority, LinuxMemory, LinuxNetDevice, LinuxPids, LinuxResources, LinuxSeccompArg,
+    OptionalBool, OptionalInt, OptionalInt64, OptionalString, OptionalUInt64,
 };
 
 fn draft() -> Draft {
@@ -151,7 +151,7 @@ fn linux_parts() {
 
 #[test]
 fn limits_and_scores_are_the_runtimes() {
-    let mut draft = draft();
+    let mut made = draft();
     let memory = LinuxMemory { limit: Some(OptionalInt64 { value: 64 << 20 }), ..Default::default() };
     let limits = LinuxResources {
         memory: Some(memory),
@@ -163,12 +163,12 @@ fn limits_and_scores_are_the_runtimes() {
     wanted.linux.as_mut().unwrap().oom_score_adj = Some(OptionalInt { value: 500 });
     wanted.linux.as_mut().unwrap().namespaces =
         vec![LinuxNamespace { r#type: "-pid".into(), path: String::new() }];
-    draft.adjust(&wanted, &POD).unwrap();
-    let held = &draft.resources;
+    made.adjust(&wanted, &POD).unwrap();
+    let held = &made.resources;
     assert_eq!((held.memory_limit, held.memory_swap_limit, held.pids_limit), (64 << 20, 64 << 20, 20));
-    assert_eq!((held.oom_score_adj, draft.shares_pids), (500, true));
+    assert_eq!((held.oom_score_adj, made.shares_pids), (500, true));
     let v1 = Surroundings { layout: Layout::PerController, ..POD };
-    assert!(super::tests::draft().adjust(&wanted, &v1).unwrap_err().to_string().contains("cgroup v1"));
+    assert!(draft().adjust(&wanted, &v1).unwrap_err().to_string().contains("cgroup v1"));
 }
 
 /// What cannot be done is refused, and the text says what.

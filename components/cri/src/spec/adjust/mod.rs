@@ -3,17 +3,22 @@
 //! Every change is made or refused with a reason: none is left out in silence. NRI's parts are OCI's in all but form,
 //! so most of them are turned into OCI's JSON and read from that.
 
+mod devices;
+mod limits;
+
+pub use limits::limits_of;
+
 use super::{OwnNamespaces, SpecError, mounts, sysctl_path};
 use crate::cgroup::{Layout, Resources};
 use cairn_nri::{
     api::{
-        ContainerAdjustment, Hook, Hooks, KeyValue, LinuxContainerAdjustment, LinuxDevice, LinuxMemoryPolicy,
-        LinuxNamespace, LinuxNetDevice, LinuxRdt, LinuxResources, LinuxScheduler, LinuxSchedulerFlag,
-        LinuxSeccomp, LinuxSyscall, Mount, PosixRlimit,
+        ContainerAdjustment, Hook, Hooks, KeyValue, LinuxContainerAdjustment, LinuxMemoryPolicy,
+        LinuxNamespace, LinuxRdt, LinuxScheduler, LinuxSchedulerFlag, LinuxSeccomp, LinuxSyscall, Mount,
+        PosixRlimit,
     },
     merge::removal,
 };
-use oci_spec::runtime::{self as oci, Linux, LinuxDeviceCgroup, LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{self as oci, Linux, LinuxNamespaceType, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{
@@ -119,9 +124,9 @@ impl Draft {
         }
         let rules = linux.resources_mut().get_or_insert_default().devices_mut().get_or_insert_default();
         for rule in wanted.resources.iter().flat_map(|resources| &resources.devices) {
-            rules.push(device_rule(rule)?);
+            rules.push(devices::device_rule(rule)?);
         }
-        devices(linux, &wanted.devices, surroundings)?;
+        devices::devices(linux, &wanted.devices, surroundings)?;
         if let Some(policy) = &wanted.seccomp_policy {
             linux.set_seccomp(Some(seccomp(policy)?));
         }
@@ -129,7 +134,7 @@ impl Draft {
             self.shares_pids = true;
         }
         sysctls(linux, &wanted.sysctl, surroundings.own)?;
-        net_devices(linux, &wanted.net_devices, surroundings.own)?;
+        devices::net_devices(linux, &wanted.net_devices, surroundings.own)?;
         if let Some(wanted) = &wanted.memory_policy {
             linux.set_memory_policy(Some(memory_policy(wanted)?));
         }
@@ -240,56 +245,6 @@ fn change_mounts(
         held.sort_by_key(|mount| mount.destination().components().count());
     }
     Ok(strongest)
-}
-
-fn devices(linux: &mut Linux, wanted: &[LinuxDevice], surroundings: &Surroundings) -> Result<(), SpecError> {
-    for device in wanted {
-        let (path, removed) = removal(&device.path);
-        let what = format!("device {path}");
-        linux.devices_mut().get_or_insert_default().retain(|held| held.path() != Path::new(path));
-        if removed {
-            continue;
-        }
-        if surroundings.users {
-            return refuse(&what, "a pod with a user namespace can be lent devices by CRI or CDI only");
-        }
-        let mode = device.file_mode.map(|mode| mode.value);
-        let new: oci::LinuxDevice = part(
-            &what,
-            json!({
-                "path": path,
-                "type": device.r#type,
-                "major": device.major,
-                "minor": device.minor,
-                "fileMode": mode,
-                "uid": device.uid.map(|id| id.value),
-                "gid": device.gid.map(|id| id.value),
-            }),
-        )?;
-        linux.devices_mut().get_or_insert_default().push(new);
-        let access = if device.r#type == "b" { "rwm" } else { "rw" };
-        let rule: LinuxDeviceCgroup = part(
-            &what,
-            json!({ "allow": true, "type": device.r#type, "major": device.major, "minor": device.minor, "access": access }),
-        )?;
-        let rules = linux.resources_mut().get_or_insert_default().devices_mut();
-        rules.get_or_insert_default().push(rule);
-    }
-    Ok(())
-}
-
-fn device_rule(rule: &cairn_nri::api::LinuxDeviceCgroup) -> Result<LinuxDeviceCgroup, SpecError> {
-    let kind = if rule.r#type.is_empty() { "a" } else { rule.r#type.as_str() };
-    part(
-        "device rules",
-        json!({
-            "allow": rule.allow,
-            "type": kind,
-            "major": rule.major.map(|number| number.value),
-            "minor": rule.minor.map(|number| number.value),
-            "access": rule.access,
-        }),
-    )
 }
 
 fn io_priority(wanted: cairn_nri::api::LinuxIoPriority) -> Result<Option<oci::LinuxIOPriority>, SpecError> {
@@ -412,28 +367,6 @@ fn sysctls(
     Ok(())
 }
 
-fn net_devices(
-    linux: &mut Linux,
-    wanted: &BTreeMap<String, LinuxNetDevice>,
-    own: OwnNamespaces,
-) -> Result<(), SpecError> {
-    for (name, device) in wanted {
-        let held = linux.net_devices_mut().get_or_insert_default();
-        match removal(name) {
-            (name, true) => drop(held.remove(name)),
-            (name, false) if own.network => {
-                let mut new = oci::LinuxNetDevice::default();
-                new.set_name((!device.name.is_empty()).then(|| device.name.clone()));
-                held.insert(name.to_owned(), new);
-            }
-            (name, false) => {
-                return refuse("network devices", format!("{name} is the node's, as is the pod's network"));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn memory_policy(wanted: &LinuxMemoryPolicy) -> Result<oci::LinuxMemoryPolicy, SpecError> {
     let flags: Vec<&str> = wanted.flags().map(|flag| flag.as_str_name()).collect();
     part(
@@ -453,53 +386,6 @@ fn refuse_rdt(wanted: Option<&LinuxRdt>) -> Result<(), SpecError> {
         }
         _ => Ok(()),
     }
-}
-
-/// NRI's limits as the runtime's: zero and nothing leave what is there.
-///
-/// # Errors
-/// A limit that this runtime does not set.
-pub fn limits_of(wanted: &LinuxResources) -> Result<Resources, String> {
-    let cannot = |what: &str| Err(format!("this runtime does not set {what}"));
-    let memory = wanted.memory.unwrap_or_default();
-    let cpu = wanted.cpu.clone().unwrap_or_default();
-    for (what, given) in [
-        ("memory.kernel", memory.kernel.is_some()),
-        ("memory.kernel_tcp", memory.kernel_tcp.is_some()),
-        ("memory.swappiness", memory.swappiness.is_some()),
-        ("memory.disable_oom_killer", memory.disable_oom_killer.is_some_and(|wanted| wanted.value)),
-        ("memory.use_hierarchy", memory.use_hierarchy.is_some_and(|wanted| !wanted.value)),
-        ("cpu.realtime_runtime", cpu.realtime_runtime.is_some()),
-        ("cpu.realtime_period", cpu.realtime_period.is_some()),
-        ("blockio classes", wanted.blockio_class.as_ref().is_some_and(|class| !class.value.is_empty())),
-        ("Intel RDT classes", wanted.rdt_class.as_ref().is_some_and(|class| !class.value.is_empty())),
-    ] {
-        if given {
-            return cannot(what);
-        }
-    }
-    let number = |value: Option<u64>| i64::try_from(value.unwrap_or(0)).map_err(|error| error.to_string());
-    let limit = memory.limit.map_or(0, |limit| limit.value);
-    Ok(Resources {
-        cpu_period: number(cpu.period.map(|period| period.value))?,
-        cpu_quota: cpu.quota.map_or(0, |quota| quota.value),
-        cpu_shares: number(cpu.shares.map(|shares| shares.value))?,
-        memory_limit: limit,
-        // As other runtimes have it: who raises the one without the other wants no swap.
-        memory_swap_limit: memory.swap.map_or(limit, |swap| swap.value),
-        memory_reservation: memory.reservation.map_or(0, |reservation| reservation.value),
-        // Nothing at all would be no container: it stands for no limit.
-        pids_limit: wanted.pids.map_or(0, |pids| if pids.limit > 0 { pids.limit } else { -1 }),
-        oom_score_adj: 0,
-        cpuset_cpus: cpu.cpus,
-        cpuset_mems: cpu.mems,
-        hugepages: wanted
-            .hugepage_limits
-            .iter()
-            .map(|limit| (limit.page_size.clone(), limit.limit))
-            .collect(),
-        unified: wanted.unified.clone(),
-    })
 }
 
 #[cfg(test)]
