@@ -22,8 +22,8 @@ pub const CNI_OWN: &str = "/usr/libexec/cairn/cni";
 pub const CNI_BIN: &str = "/opt/cni/bin";
 /// CNI network configurations.
 pub const CNI_CONF: &str = "/etc/cni/net.d";
-/// Where NRI plugins connect, as everywhere else.
-pub const NRI_SOCKET: &str = "/var/run/nri/nri.sock";
+/// Where NRI plugins connect; they know it as `/var/run/nri/nri.sock`, which is the same place.
+pub const NRI_SOCKET: &str = "/run/nri/nri.sock";
 /// NRI plugins that the runtime starts. On the image a link into the writable state.
 pub const NRI_PLUGINS: &str = "/opt/nri/plugins";
 /// Their configurations.

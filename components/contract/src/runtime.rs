@@ -95,7 +95,7 @@ pub struct RuntimeConfig {
     pub nri_plugins: PathBuf,
     /// Directory of their configurations.
     pub nri_config: PathBuf,
-    /// Longest that an NRI plugin may take to register.
+    /// Longest that an NRI plugin may take to register, and to take in what there is.
     pub nri_registration_timeout_seconds: u64,
     /// Longest that it may take to answer; then it is cut off.
     pub nri_request_timeout_seconds: u64,

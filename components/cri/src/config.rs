@@ -105,7 +105,7 @@ const KEYS: &[(&str, &str)] = &[
     ("nri_config", "Directory of their configurations: 10-name.conf, else name.conf."),
     (
         "nri_registration_timeout_seconds",
-        "An NRI plugin that has not registered after so many seconds is turned away.",
+        "An NRI plugin that has not registered, or not taken in what there is, after so many seconds is turned away.",
     ),
     ("nri_request_timeout_seconds", "An NRI plugin that has not answered after so many seconds is cut off."),
     ("log_format", "Form of the log on standard error: \"text\", or \"json\" with one object a line."),

@@ -91,6 +91,8 @@ pub(crate) struct Plugin {
     events: Events,
     connection: Connection,
     limit: Duration,
+    /// For taking in what there is, which may be much.
+    patience: Duration,
     /// It has told us by an event that it knows StateChange only.
     warned: AtomicBool,
 }
@@ -130,7 +132,7 @@ impl Plugin {
         let configured: ConfigureResponse =
             configured.map_err(|error| RegisterError::Call { step: "Configure", error })?;
         let events = Events::subscribed(configured.events).map_err(RegisterError::Events)?;
-        Ok(Self { name, events, connection, limit, warned: AtomicBool::new(false) })
+        Ok(Self { name, events, connection, limit, patience, warned: AtomicBool::new(false) })
     }
 
     /// Tells it what there is; what it wants changed.
@@ -140,7 +142,7 @@ impl Plugin {
         containers: Vec<Container>,
     ) -> Result<Vec<ContainerUpdate>, RegisterError> {
         for page in pages(pods, containers, ttrpc::LENGTH_LIMIT - PAGE_SLACK).map_err(RegisterError::Long)? {
-            let asked = self.connection.call(PLUGIN_SERVICE, "Synchronize", &page, self.limit).await;
+            let asked = self.connection.call(PLUGIN_SERVICE, "Synchronize", &page, self.patience).await;
             let answer: SynchronizeResponse =
                 asked.map_err(|error| RegisterError::Call { step: "Synchronize", error })?;
             match (page.more, answer.more) {
@@ -239,7 +241,7 @@ pub(crate) struct News<'a> {
 }
 
 /// The version of the interface that this is, as plugins are told.
-const NRI_VERSION: &str = "v0.11.0";
+const NRI_VERSION: &str = "v0.12.0";
 
 fn registered_name(request: &Request) -> Result<Name, String> {
     if (request.service(), request.method()) != (RUNTIME_SERVICE, "RegisterPlugin") {

@@ -38,7 +38,7 @@ pub struct Settings {
     pub plugins: PathBuf,
     /// Directory of their configurations.
     pub configs: PathBuf,
-    /// Longest that a plugin may take to register.
+    /// Longest that a plugin may take to register, and to take in a page of what there is.
     pub registration_timeout: Duration,
     /// Longest that it may take to answer.
     pub request_timeout: Duration,

@@ -7,9 +7,9 @@ mod plugin;
 use cairn_contract::cri;
 use cairn_nri::api::{
     ContainerAdjustment, ContainerEviction, ContainerUpdate, Hook, Hooks, KeyValue, LinuxContainerAdjustment,
-    LinuxContainerUpdate, LinuxDevice, LinuxIoPriority, LinuxMemory, LinuxPids, LinuxResources,
-    LinuxScheduler, LinuxSeccomp, LinuxSyscall, Mount, OptionalInt, OptionalInt64, OptionalUInt32,
-    PosixRlimit, UpdateContainersRequest,
+    LinuxContainerUpdate, LinuxDevice, LinuxIoPriority, LinuxMemory, LinuxNetDevice, LinuxPids,
+    LinuxResources, LinuxScheduler, LinuxSeccomp, LinuxSyscall, Mount, OptionalInt, OptionalInt64,
+    OptionalUInt32, PosixRlimit, UpdateContainersRequest,
 };
 use node::{BUSYBOX, Client, Node};
 use plugin::Plugin;
@@ -113,7 +113,7 @@ async fn a_container_is_as_a_plugin_wants_it() {
     let wanted = adjustment.clone();
     let plugin = Plugin::connect(&node.path("nri.sock"), "all", Box::new(move |_| Ok(wanted.clone()))).await;
     let pod = node.pod(&mut client, "a").await.unwrap();
-    let script = "echo pod=$FROM_POD plugin=$FROM_PLUGIN; cat /given; ls -d /dev/mqueue; ulimit -n; ulimit -Hn; \
+    let script = "exec 2>&1; echo pod=$FROM_POD plugin=$FROM_PLUGIN; cat /given; ls -d /dev/mqueue; ulimit -n; ulimit -Hn; \
                   : > /dev/nothing && echo device; cat /proc/self/oom_score_adj; ionice; \
                   cat /proc/sys/net/core/somaxconn; mkdir /x; stat -c %t:%T /dev/nothing; \
                   set -- $(cat /proc/self/stat); echo nice ${19} policy ${41}; sleep 600";
@@ -138,7 +138,7 @@ async fn a_container_is_as_a_plugin_wants_it() {
             "77",
             "device",
             "300",
-            "idle: prio 7",
+            "idle",
             "77",
             "mkdir: can't create directory '/x': Function not implemented",
             "1:3",
@@ -163,6 +163,37 @@ async fn a_container_is_as_a_plugin_wants_it() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert!(fs::read_to_string(node.path("poststop.ran")).unwrap().contains("stopped"));
+    remove_pod(&mut client, &pod).await;
+}
+
+#[tokio::test]
+async fn a_network_device_moves_into_the_pod() {
+    needs_root!();
+    let device = format!("nri{}", std::process::id());
+    if !Command::new("ip")
+        .args(["link", "add", &device, "type", "dummy"])
+        .status()
+        .is_ok_and(|made| made.success())
+    {
+        eprintln!("skipped: cannot make a dummy network device");
+        return;
+    }
+    let mut node = Node::new();
+    let mut client = node.start().await;
+    let name = device.clone();
+    let adjust: plugin::Adjust = Box::new(move |_| {
+        let moved = LinuxNetDevice { name: "net7".into() };
+        let linux =
+            LinuxContainerAdjustment { net_devices: [(name.clone(), moved)].into(), ..Default::default() };
+        Ok(ContainerAdjustment { linux: Some(linux), ..Default::default() })
+    });
+    let _plugin = Plugin::connect(&node.path("nri.sock"), "net", adjust).await;
+    let pod = node.pod(&mut client, "a").await.unwrap();
+    let id = node.create(&mut client, &pod, "net", "cat /proc/net/dev").await.unwrap();
+    start(&mut client, &id).await;
+    assert_eq!(node.wait(&mut client, &id).await, 0);
+    let output = node.output("net");
+    assert!(output.contains("net7:") && !output.contains(&device), "{output}");
     remove_pod(&mut client, &pod).await;
 }
 
