@@ -152,7 +152,9 @@ async fn a_container_is_as_a_plugin_wants_it() {
     assert_eq!(node.limit(&pod, &id, ["pids.max", "pids.max"]), "40");
     for name in ["createRuntime", "createContainer", "poststart"] {
         let state = fs::read_to_string(node.path(&format!("{name}.ran"))).unwrap();
-        assert!(state.contains(&id) && state.contains("\"pid\""), "{name}: {state}");
+        // One that runs inside the container is told of no process: libcontainer does not know it yet.
+        let process = name == "createContainer" || state.contains("\"pid\"");
+        assert!(state.contains(&id) && process, "{name}: {state}");
     }
     assert!(!node.path("poststop.ran").exists());
     client.stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 0 }).await.unwrap();
