@@ -32,6 +32,12 @@ pub const CNI_OWN: &str = "/usr/libexec/cairn/cni";
 pub const CNI_BIN: &str = "/opt/cni/bin";
 /// CNI network configurations.
 pub const CNI_CONF: &str = "/etc/cni/net.d";
+/// Where NRI plugins connect; they know it as `/var/run/nri/nri.sock`, which is the same place.
+pub const NRI_SOCKET: &str = "/run/nri/nri.sock";
+/// NRI plugins that the runtime starts. On the image a link into the writable state.
+pub const NRI_PLUGINS: &str = "/opt/nri/plugins";
+/// Their configurations.
+pub const NRI_CONFIG: &str = "/etc/nri/conf.d";
 /// The image's manifest as the node knows it (no digests of itself): [`crate::manifest::ImageRelease`].
 pub const RELEASE: &str = "/usr/lib/cairn/release.json";
 /// Machine config as applied in this boot, after it was found and checked.

@@ -87,6 +87,18 @@ pub struct RuntimeConfig {
     pub pull_progress_timeout_seconds: u64,
     /// Where clients connect for exec, attach and port-forward; port 0: any that is free.
     pub streaming_address: SocketAddr,
+    /// NRI plugins are served and started.
+    pub nri: bool,
+    /// Where NRI plugins connect.
+    pub nri_socket: PathBuf,
+    /// Directory of NRI plugins that the runtime starts; it need not exist.
+    pub nri_plugins: PathBuf,
+    /// Directory of their configurations.
+    pub nri_config: PathBuf,
+    /// Longest that an NRI plugin may take to register, and to take in what there is.
+    pub nri_registration_timeout_seconds: u64,
+    /// Longest that it may take to answer; then it is cut off.
+    pub nri_request_timeout_seconds: u64,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged; the environment's RUST_LOG goes before it.
@@ -112,6 +124,12 @@ impl Default for RuntimeConfig {
             max_parallel_layers: 3,
             pull_progress_timeout_seconds: 300,
             streaming_address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+            nri: true,
+            nri_socket: paths::NRI_SOCKET.into(),
+            nri_plugins: paths::NRI_PLUGINS.into(),
+            nri_config: paths::NRI_CONFIG.into(),
+            nri_registration_timeout_seconds: 5,
+            nri_request_timeout_seconds: 2,
             log_format: LogFormat::default(),
             log_level: LogLevel::default(),
             metrics_address: None,

@@ -29,6 +29,18 @@ const KEYS: &[Key] = &[
         "streaming_address",
         "Address and port to which the kubelet connects for exec, attach and port-forward; port 0 is any free one. Let it be a loopback address: what goes there is not encrypted.",
     ),
+    ("nri", "Whether NRI plugins are served and started: programs that see and adjust pods and containers."),
+    ("nri_socket", "Unix socket that NRI plugins connect to; root's alone."),
+    (
+        "nri_plugins",
+        "Directory of NRI plugins that are started with the runtime, by names such as 10-name; it need not exist.",
+    ),
+    ("nri_config", "Directory of their configurations: 10-name.conf, else name.conf."),
+    (
+        "nri_registration_timeout_seconds",
+        "An NRI plugin that has not registered, or not taken in what there is, after so many seconds is turned away.",
+    ),
+    ("nri_request_timeout_seconds", "An NRI plugin that has not answered after so many seconds is cut off."),
     ("log_format", "Form of the log on standard error: \"text\", or \"json\" with one object a line."),
     (
         "log_level",

@@ -148,6 +148,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     if let Err(error) = policy.await? {
         tracing::warn!("containers run without the default AppArmor profile: {error}");
     }
+    runtime.serve_nri().await?;
     let operations = Operations::new("cairn_cri", "CRI");
     if let Some(address) = config.metrics_address {
         let listener = TcpListener::bind(address)
@@ -173,6 +174,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
     tokio::spawn(async move { server.serve(streams, ended.cancelled_owned()).await });
     let listener = listen(&config.socket)?;
     let images = ImageServiceServer::new(ImageServer::new(images)).max_decoding_message_size(MESSAGE_LIMIT);
+    let served = runtime.clone();
     let server = RuntimeServer::new(runtime.clone(), streaming, stopping.clone());
     let server = RuntimeServiceServer::new(server).max_encoding_message_size(MESSAGE_LIMIT);
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
@@ -194,6 +196,7 @@ async fn run(config: RuntimeConfig) -> Result<(), Box<dyn Error>> {
         served = serving => served?,
         () = patience => {}
     }
+    served.shut_down_nri().await;
     let _ = fs::remove_file(&config.socket);
     Ok(())
 }

@@ -19,6 +19,10 @@ pub struct Resources {
     pub memory_limit: i64,
     /// Memory and swap together, bytes; negative: no limit.
     pub memory_swap_limit: i64,
+    /// Bytes that are taken away last when memory is short; what CRI cannot say.
+    pub memory_reservation: i64,
+    /// Processes and threads; negative: no limit. What CRI cannot say.
+    pub pids_limit: i64,
     /// For the processes, not the cgroup; applied when they start.
     pub oom_score_adj: i64,
     /// CPUs, `0-3,7`.
@@ -39,6 +43,8 @@ impl From<&cri::LinuxContainerResources> for Resources {
             cpu_shares: given.cpu_shares,
             memory_limit: given.memory_limit_in_bytes,
             memory_swap_limit: given.memory_swap_limit_in_bytes,
+            memory_reservation: 0,
+            pids_limit: 0,
             oom_score_adj: given.oom_score_adj,
             cpuset_cpus: given.cpuset_cpus.clone(),
             cpuset_mems: given.cpuset_mems.clone(),
@@ -86,6 +92,8 @@ impl Resources {
         number(&mut self.cpu_shares, update.cpu_shares);
         number(&mut self.memory_limit, update.memory_limit);
         number(&mut self.memory_swap_limit, update.memory_swap_limit);
+        number(&mut self.memory_reservation, update.memory_reservation);
+        number(&mut self.pids_limit, update.pids_limit);
         number(&mut self.oom_score_adj, update.oom_score_adj);
         for (held, new) in
             [(&mut self.cpuset_cpus, &update.cpuset_cpus), (&mut self.cpuset_mems, &update.cpuset_mems)]
@@ -189,6 +197,12 @@ impl Resources {
             limit if limit < 0 => set("memory.swap.max", "max".to_owned()),
             limit => set("memory.swap.max", (limit - self.memory_limit.max(0)).max(0).to_string()),
         }
+        if self.memory_reservation != 0 {
+            set("memory.low", or_max(self.memory_reservation));
+        }
+        if self.pids_limit != 0 {
+            set("pids.max", or_max(self.pids_limit));
+        }
         for (size, limit) in &self.hugepages {
             set(&format!("hugetlb.{size}.max"), limit.to_string());
         }
@@ -223,6 +237,12 @@ impl Resources {
         }
         if self.memory_swap_limit != 0 {
             set("memory", "memory.memsw.limit_in_bytes", self.memory_swap_limit.max(-1).to_string());
+        }
+        if self.memory_reservation != 0 {
+            set("memory", "memory.soft_limit_in_bytes", self.memory_reservation.max(-1).to_string());
+        }
+        if self.pids_limit != 0 {
+            set("pids", "pids.max", or_max(self.pids_limit));
         }
         for (size, limit) in &self.hugepages {
             set("hugetlb", &format!("hugetlb.{size}.limit_in_bytes"), limit.to_string());

@@ -11,10 +11,11 @@ use crate::{
     protocol::{ExecSync, Exit, Reply, Request, Start},
     record,
     shim::{launch::SPEC_FILE, sandbox::namespace_path, stage},
-    spec::{self, PidNamespace},
+    spec::{self, Draft, PidNamespace},
     userns::UserNamespace,
 };
 use cairn_contract::cri;
+use cairn_nri::api::Event;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -36,6 +37,10 @@ impl Runtime {
         config: cri::ContainerConfig,
     ) -> Result<String, RuntimeError> {
         let pod = self.pod(pod)?;
+        // Not waited for: its id is known to no one but NRI plugins, which hold it up.
+        if pod.record().phase == PodPhase::Making {
+            return Err(RuntimeError::State("the pod sandbox is still being made".to_owned()));
+        }
         let _changing = pod.changing.lock().await;
         let sandbox = pod.record().clone();
         if sandbox.phase != PodPhase::Ready {
@@ -62,14 +67,20 @@ impl Runtime {
         let (volumes, mut holds): (Vec<_>, Vec<_>) = self.hold_volumes(&config)?.into_iter().unzip();
         holds.push(hold);
         let id = new_id();
-        match self.prepare_container(&id, &sandbox, &config, &image, &volumes) {
+        let _held = self.hold_plugins().await;
+        let mut asked = false;
+        match self.prepare_container(&id, &sandbox, &config, &image, &volumes, &mut asked).await {
             Ok(record) => {
                 let container = Arc::new(Container::new(record, holds));
-                lock(&self.inner.containers).insert(id.clone(), container);
+                lock(&self.inner.containers).insert(id.clone(), Arc::clone(&container));
                 self.publish(&id, &sandbox.id, cri::ContainerEventType::ContainerCreatedEvent);
+                self.tell_container_after(Event::PostCreateContainer, &container).await;
                 Ok(id)
             }
             Err(error) => {
+                if asked {
+                    self.tell_container_undone(&id, &sandbox, &config).await;
+                }
                 if let Err(cleanup) = self.erase_container(&id) {
                     tracing::warn!(container = id, "cannot clean up after a failed creation: {cleanup}");
                 }
@@ -78,14 +89,15 @@ impl Runtime {
         }
     }
 
-    /// Mounts, decides and records.
-    fn prepare_container(
+    /// Mounts, decides and records; `asked` is set once NRI plugins may know of it.
+    async fn prepare_container(
         &self,
         id: &str,
         sandbox: &PodRecord,
         config: &cri::ContainerConfig,
         image: &Image,
         volumes: &[Arc<Image>],
+        asked: &mut bool,
     ) -> Result<ContainerRecord, RuntimeError> {
         let fault = |error: std::io::Error| RuntimeError::fault("cannot create the container", error);
         let bundle = self.bundle(id);
@@ -109,20 +121,31 @@ impl Runtime {
         let pid = self.pid_namespace(&options, sandbox)?;
         let shares_pids = pid != PidNamespace::Own;
         let cgroup = sandbox.cgroup.join(id);
-        let (spec, user) = spec::generate(&spec::Input {
-            config: &resolved,
-            sandbox: &sandbox.config,
-            image: &image.config,
-            rootfs: &bundle.join("rootfs"),
-            pod_run: &self.pod_run(&sandbox.id),
-            pod_state: &self.pod_state(&sandbox.id),
-            cgroup: &cgroup,
-            pid,
-            node_network: sandbox.node_network(),
-            node_ipc: sandbox.node_ipc(),
-            users: sandbox.users(),
-        })
-        .map_err(|error| RuntimeError::Invalid(error.to_string()))?;
+        let (rootfs, pod_run, pod_state) =
+            (bundle.join("rootfs"), self.pod_run(&sandbox.id), self.pod_state(&sandbox.id));
+        let generate = |plugin_devices: &[String]| {
+            let input = spec::Input {
+                config: &resolved,
+                sandbox: &sandbox.config,
+                image: &image.config,
+                rootfs: &rootfs,
+                pod_run: &pod_run,
+                pod_state: &pod_state,
+                cgroup: &cgroup,
+                pid: pid.clone(),
+                node_network: sandbox.node_network(),
+                node_ipc: sandbox.node_ipc(),
+                users: sandbox.users(),
+                plugin_devices,
+            };
+            spec::generate(&input).map_err(|error| RuntimeError::Invalid(error.to_string()))
+        };
+        let (spec, user) = generate(&[])?;
+        let mut draft = Draft { spec, resources, shares_pids };
+        *asked = true;
+        let again = |devices: &[String]| generate(devices).map(|(spec, _)| spec);
+        self.ask_plugins(id, sandbox, config, &mut draft, again).await?;
+        let Draft { spec, resources, shares_pids } = draft;
         if let Some(process) = spec.process() {
             snapshot.make_directory(process.cwd(), owners.as_ref()).map_err(fault)?;
         }
@@ -219,24 +242,24 @@ impl Runtime {
         if record.state() != cri::ContainerState::ContainerCreated {
             return Err(RuntimeError::State(format!("container {} was started before", record.id)));
         }
+        let held = self.hold_plugins().await;
         let started_at = now();
-        let started = self
-            .ask(
-                &container,
-                Request::Start(Box::new(Start {
-                    container: record.id.clone(),
-                    bundle: self.bundle(&record.id),
-                    log: record.log.clone(),
-                    terminal: record.config.tty,
-                    stdin: record.config.stdin,
-                    stdin_once: record.config.stdin_once,
-                    exit_file: self.container_state(&record.id).join("exit.json"),
-                    cgroup: record.cgroup.clone(),
-                    resources: record.resources.clone(),
-                    kill_rest: record.shares_pids,
-                })),
-            )
-            .await;
+        let request = Request::Start(Box::new(Start {
+            container: record.id.clone(),
+            bundle: self.bundle(&record.id),
+            log: record.log.clone(),
+            terminal: record.config.tty,
+            stdin: record.config.stdin,
+            stdin_once: record.config.stdin_once,
+            exit_file: self.container_state(&record.id).join("exit.json"),
+            cgroup: record.cgroup.clone(),
+            resources: record.resources.clone(),
+            kill_rest: record.shares_pids,
+        }));
+        let started = match self.tell_container(Event::StartContainer, &container).await {
+            Ok(()) => self.ask(&container, request).await,
+            Err(error) => Err(error),
+        };
         match started {
             Ok(Reply::Started { pid }) => {
                 {
@@ -249,6 +272,8 @@ impl Runtime {
                     tracing::error!(container = record.id, "{error}");
                 }
                 self.publish(&record.id, &record.sandbox, cri::ContainerEventType::ContainerStartedEvent);
+                self.tell_container_after(Event::PostStartContainer, &container).await;
+                drop(held);
                 // It may have ended before it was noted as started; then the event came too early to count.
                 self.take_early_exit(&container);
                 // So may its pod: who brought that down did not count this container among those that ran.
@@ -285,7 +310,11 @@ impl Runtime {
     pub(super) async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         let Ok(container) = self.container(id) else { return Ok(()) };
         let _changing = container.changing.lock().await;
-        self.end_container(&container, grace).await
+        self.end_container(&container, grace).await?;
+        if container.record().exit.is_some() {
+            self.tell_container_stopped(&container).await;
+        }
+        Ok(())
     }
 
     async fn end_container(&self, container: &Container, grace: Duration) -> Result<(), RuntimeError> {
@@ -316,6 +345,8 @@ impl Runtime {
         let Ok(container) = self.container(id) else { return Ok(()) };
         let _changing = container.changing.lock().await;
         self.end_container(&container, Duration::ZERO).await?;
+        self.tell_container_stopped(&container).await;
+        let obituary = self.obituary(&container);
         let (id, sandbox, cgroup) = {
             let record = container.record();
             (record.id.clone(), record.sandbox.clone(), record.cgroup.clone())
@@ -335,7 +366,9 @@ impl Runtime {
             .map_err(|error| RuntimeError::Fault(error.to_string()))?
             .map_err(|error| RuntimeError::fault("cannot remove the container's files", error))?;
         lock(&container.holds).clear();
+        let held = self.tell_container_gone(&container, obituary).await;
         lock(&self.inner.containers).remove(&id);
+        drop(held);
         self.publish(&id, &sandbox, cri::ContainerEventType::ContainerDeletedEvent);
         Ok(())
     }

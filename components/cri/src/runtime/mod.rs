@@ -22,6 +22,7 @@ mod inspect;
 mod life;
 mod measure;
 mod metrics;
+mod nri;
 mod pages;
 mod pods;
 mod reconcile;
@@ -71,6 +72,7 @@ struct Inner {
     config: RuntimeConfig,
     images: ImageService,
     networks: Networks,
+    nri: cairn_nri::Plugins,
     boot: String,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
@@ -108,6 +110,7 @@ impl Runtime {
                 config,
                 images,
                 networks,
+                nri: cairn_nri::Plugins::default(),
                 boot,
                 pods: Mutex::default(),
                 containers: Mutex::default(),
@@ -212,6 +215,7 @@ impl Runtime {
             tracing::error!(container = record.id, "{error}");
         }
         container.ended.send_replace(true);
+        self.tell_container_ended(&record.id, container);
         self.publish(&record.id, &record.sandbox, cri::ContainerEventType::ContainerStoppedEvent);
     }
 

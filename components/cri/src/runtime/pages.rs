@@ -1,6 +1,6 @@
 //! Lists, whole and as the streams that keep a list of any length below gRPC's limit of a message.
 
-use super::{Runtime, convert};
+use super::{Runtime, convert, state::PodPhase};
 use cairn_contract::cri;
 use std::{cmp::Reverse, fmt::Write};
 use tonic::{Response, codegen::BoxStream};
@@ -13,7 +13,9 @@ impl Runtime {
     pub(super) fn list_pods(&self, filter: Option<&cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
         let pods = self.all_pods();
         let records = pods.iter().map(|pod| pod.record());
-        let fitting = records.filter(|record| convert::pod_matches(record, filter));
+        // One that is still being made may yet come to nothing.
+        let made = records.filter(|record| record.phase != PodPhase::Making);
+        let fitting = made.filter(|record| convert::pod_matches(record, filter));
         let mut items: Vec<_> = fitting.map(|record| convert::pod_item(&record)).collect();
         items.sort_by_key(|item| Reverse(item.created_at));
         items

@@ -72,6 +72,7 @@ impl Runtime {
             if let Err(cleanup) = self.tear_down(&pod).await {
                 tracing::warn!(pod = id, "cannot clean up after a failed start: {cleanup}");
             }
+            let _held = self.tell_pod_gone(&pod).await;
             self.erase_pod(&id);
             return Err(error);
         }
@@ -109,8 +110,10 @@ impl Runtime {
             let mut held = pod.record();
             held.addresses = attachment.as_ref().map(|attachment| attachment.addresses()).unwrap_or_default();
             held.attachment = attachment;
-            held.phase = PodPhase::Ready;
         }
+        let _held = self.hold_plugins().await;
+        self.tell_pod_runs(pod).await?;
+        pod.record().phase = PodPhase::Ready;
         self.save_pod(pod)
     }
 
@@ -265,6 +268,12 @@ impl Runtime {
                 }
             }
         }
+        for container in self.containers_of(&record.id) {
+            if container.record().exit.is_some() {
+                self.tell_container_stopped(&container).await;
+            }
+        }
+        self.tell_pod_stops(pod).await;
         if let Some(attachment) = &record.attachment {
             let path = sandbox::namespace_path(&self.pod_run(&record.id), "net").display().to_string();
             let namespace =
@@ -312,6 +321,7 @@ impl Runtime {
             let container = container.record().id.clone();
             self.remove_container(&container).await?;
         }
+        let _held = self.tell_pod_gone(&pod).await;
         self.publish(&id, &id, cri::ContainerEventType::ContainerDeletedEvent);
         self.erase_pod(&id);
         Ok(())

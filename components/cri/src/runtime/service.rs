@@ -240,7 +240,8 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
-        self.runtime.update_container(&request.into_inner())?;
+        let (runtime, request) = (self.runtime.clone(), request.into_inner());
+        whole(async move { runtime.update_container(&request).await }).await?;
         Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
     }
 
@@ -368,7 +369,8 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
-        self.runtime.update_pod(&request.into_inner())?;
+        let (runtime, request) = (self.runtime.clone(), request.into_inner());
+        whole(async move { runtime.update_pod(&request).await }).await?;
         Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
     }
 

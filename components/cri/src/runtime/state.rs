@@ -144,6 +144,19 @@ impl ContainerRecord {
     }
 }
 
+/// What NRI plugins have been told of a pod or container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing: it is being made.
+    Nothing,
+    /// That it is there.
+    There,
+    /// That it has stopped.
+    Stopped,
+    /// That it is gone.
+    Gone,
+}
+
 /// A sandbox.
 #[derive(Debug)]
 pub(super) struct Pod {
@@ -153,12 +166,20 @@ pub(super) struct Pod {
     shim: Mutex<Option<ShimClient>>,
     /// Held while it is stopped or removed, or a container is made in it: one of those at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// What NRI plugins know; held while they are told.
+    pub(super) told: tokio::sync::Mutex<Told>,
 }
 
 impl Pod {
     /// A sandbox without a shim.
     pub(super) fn new(record: PodRecord) -> Self {
+        let told = match record.phase {
+            PodPhase::Making => Told::Nothing,
+            PodPhase::Ready => Told::There,
+            PodPhase::NotReady => Told::Stopped,
+        };
         Self {
+            told: told.into(),
             record: record.into(),
             saving: Mutex::default(),
             shim: Mutex::new(None),
@@ -205,12 +226,16 @@ pub(super) struct Container {
     pub(super) holds: Mutex<Vec<ImageHold>>,
     /// Last measurements.
     pub(super) samples: Mutex<Samples>,
+    /// What NRI plugins know; held while they are told.
+    pub(super) told: tokio::sync::Mutex<Told>,
 }
 
 impl Container {
     /// A container as recorded.
     pub(super) fn new(record: ContainerRecord, holds: Vec<ImageHold>) -> Self {
+        let told = if record.exit.is_some() { Told::Stopped } else { Told::There };
         Self {
+            told: told.into(),
             ended: watch::Sender::new(record.exit.is_some()),
             record: record.into(),
             saving: Mutex::default(),

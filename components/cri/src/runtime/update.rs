@@ -1,20 +1,23 @@
 //! New limits for what runs.
 
-use super::{Runtime, RuntimeError, state::PodPhase};
+use super::{
+    Runtime, RuntimeError,
+    state::{Container, PodPhase},
+};
 use crate::{
     cgroup::{Cgroup, Resources, layout},
     shim::launch::SPEC_FILE,
 };
 use cairn_contract::cri;
 use serde_json::Value;
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 impl Runtime {
-    /// Changes the limits of a container. What the request does not set stays as it is.
-    pub(super) fn update_container(
+    /// The container that a request is for, and what it asks for, if that can be.
+    pub(super) fn container_update(
         &self,
         request: &cri::UpdateContainerResourcesRequest,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<(Arc<Container>, Resources), RuntimeError> {
         if request.windows.is_some() {
             return Err(RuntimeError::Invalid("windows resources do not fit a Linux container".to_owned()));
         }
@@ -23,7 +26,15 @@ impl Runtime {
         }
         let update = request.linux.as_ref().map(Resources::from).unwrap_or_default();
         update.check(layout()).map_err(RuntimeError::Invalid)?;
-        let container = self.container(&request.container_id)?;
+        Ok((self.container(&request.container_id)?, update))
+    }
+
+    /// Changes the limits of a container. What is not set stays as it is.
+    pub(super) fn limit_container(
+        &self,
+        container: &Container,
+        update: &Resources,
+    ) -> Result<(), RuntimeError> {
         {
             let mut record = container.record();
             let fault = |error: io::Error| RuntimeError::fault("cannot update the container", error);
@@ -47,14 +58,14 @@ impl Runtime {
                     }
                 }
             }
-            record.resources.merge(&update);
+            record.resources.merge(update);
         }
-        self.save_container(&container)
+        self.save_container(container)
     }
 
     /// Notes a pod's new resources and overhead. The kubelet has changed the pod's cgroup by then, and the sandbox's own
     /// below it is not limited, so there is nothing to enforce.
-    pub(super) fn update_pod(
+    pub(super) fn note_pod_resources(
         &self,
         request: &cri::UpdatePodSandboxResourcesRequest,
     ) -> Result<(), RuntimeError> {

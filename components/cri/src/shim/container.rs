@@ -181,6 +181,9 @@ impl Shim {
         for connection in self.connections.values_mut().filter(|connection| !connection.session) {
             connection.send(&event);
         }
+        if let Some(held) = self.containers.get(id) {
+            launch::ended(&self.library(), id, &held.request.bundle);
+        }
     }
 
     /// Drops what is left of an ended container.

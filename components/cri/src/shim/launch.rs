@@ -13,12 +13,13 @@ use crate::{
 };
 use libcontainer::{
     capabilities::drop_privileges,
-    container::builder::ContainerBuilder,
+    container::{Container, builder::ContainerBuilder},
+    hooks,
     seccomp::initialize_seccomp,
     syscall::syscall::{SyscallType, create_syscall},
     workload::{Executor, ExecutorError, ExecutorValidationError},
 };
-use oci_spec::runtime::{LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Hook, LinuxCapabilities, LinuxNamespaceType, LinuxSeccomp, Process, Spec};
 use rustix::{
     fs::{Access, AtFlags, CWD, Gid, Uid, accessat, fchown},
     thread::{
@@ -40,6 +41,9 @@ use std::{
 
 /// The OCI configuration in a bundle, all of it.
 pub const SPEC_FILE: &str = "spec.json";
+
+/// Its poststop hooks, once it runs.
+const POSTSTOP_FILE: &str = "poststop.json";
 
 /// The three standard streams of a new process.
 #[derive(Debug)]
@@ -72,6 +76,7 @@ pub fn start(root: &Path, request: &Start, streams: Streams<'_>) -> Result<i32, 
     // Copies of the volumes; the container has its own once it is built.
     let _staged = stage(&request.bundle, &mut stripped)?;
     save_json(&request.bundle.join("config.json"), &stripped)?;
+    remember_hooks(&spec, &request.bundle)?;
     let cgroup = Cgroup::new(&request.cgroup);
     let created = (|| {
         let mut container = builder(root, &request.container, confined, streams)?
@@ -86,9 +91,45 @@ pub fn start(root: &Path, request: &Start, streams: Streams<'_>) -> Result<i32, 
         Ok(pid)
     })();
     if created.is_err() {
+        run_hooks(root, &request.container, poststop(&spec));
         forget(root, &request.container, &cgroup);
     }
     created
+}
+
+/// The programs that OCI has run when a container has ended.
+fn poststop(spec: &Spec) -> &[Hook] {
+    spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_deref()).unwrap_or_default()
+}
+
+/// Most containers have none, and no file for them.
+fn remember_hooks(spec: &Spec, bundle: &Path) -> Result<(), Failure> {
+    match poststop(spec) {
+        [] => Ok(()),
+        hooks => save_json(&bundle.join(POSTSTOP_FILE), &hooks),
+    }
+}
+
+/// Runs what is to be run when a container has ended. That one of them fails changes nothing any more.
+pub fn ended(root: &Path, container: &str, bundle: &Path) {
+    let Ok(text) = fs::read(bundle.join(POSTSTOP_FILE)) else { return };
+    match serde_json::from_slice::<Vec<Hook>>(&text) {
+        Ok(hooks) => run_hooks(root, container, &hooks),
+        Err(error) => tracing::error!("poststop hooks of {container}: {error}"),
+    }
+}
+
+fn run_hooks(root: &Path, container: &str, hooks: &[Hook]) {
+    if hooks.is_empty() {
+        return;
+    }
+    let done = Container::load(root.join(container)).map_err(|error| error.to_string()).and_then(|held| {
+        hooks::run_hooks(Some(&hooks.to_vec()), Some(&held.state), None, None, None)
+            .map_err(|error| error.to_string())
+    });
+    if let Err(error) = done {
+        tracing::error!("poststop hooks of {container}: {error}");
+    }
 }
 
 /// Applies what libcontainer does not: limits, device rules of cgroup v2, and the OOM score, which libcontainer

@@ -3,6 +3,7 @@
 //! Everything that CRI, the image and the pod say about a container is decided here and written down in one
 //! document. The rest of the runtime does what the document says.
 
+mod adjust;
 mod capabilities;
 mod cdi;
 mod devices;
@@ -12,6 +13,7 @@ mod seccomp;
 mod sysctl;
 mod user;
 
+pub use adjust::{Draft, Surroundings, limits_of};
 pub use sysctl::{OwnNamespaces, SysctlError, sysctl_path};
 pub use user::{Accounts, User, UserError};
 
@@ -70,6 +72,8 @@ pub struct Input<'a> {
     pub node_ipc: bool,
     /// The pod's user namespace.
     pub users: Option<UserNamespace>,
+    /// CDI devices besides those that the pod asks for.
+    pub plugin_devices: &'a [String],
 }
 
 /// A container that cannot be.
@@ -94,7 +98,7 @@ pub enum SpecError {
 
 /// The configuration and who the process is.
 pub fn generate(input: &Input<'_>) -> Result<(Spec, User), SpecError> {
-    let edits = cdi::resolve(&cdi_devices(input.config))?;
+    let edits = cdi::resolve(&[&cdi_devices(input.config), input.plugin_devices].concat())?;
     if edits.is_empty() {
         return assemble(input, &[]);
     }
@@ -308,6 +312,7 @@ mod tests {
             node_network: false,
             node_ipc: false,
             users,
+            plugin_devices: &[],
         })
     }
 

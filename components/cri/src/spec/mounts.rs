@@ -116,6 +116,27 @@ fn travels(mounted: &str, path: &Path, wanted: Propagation) -> bool {
     }
 }
 
+/// The propagation that a plugin's mount asks for, if it does.
+///
+/// # Errors
+/// When mount events cannot travel so, in words.
+pub(super) fn asked_propagation(mount: &Mount) -> Result<Option<Propagation>, String> {
+    let asks = |option: &String| match option.as_str() {
+        "rslave" | "slave" => Some(Propagation::Slave),
+        "rshared" | "shared" => Some(Propagation::Shared),
+        _ => None,
+    };
+    let Some(wanted) = mount.options().iter().flatten().filter_map(asks).max() else { return Ok(None) };
+    let source = mount.source().clone().unwrap_or_default();
+    let source = fs::canonicalize(&source).map_err(|error| format!("{}: {error}", source.display()))?;
+    let mounted = fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+    if travels(&mounted, &source, wanted) {
+        Ok(Some(wanted))
+    } else {
+        Err(format!("{} is not on a shared mount, which its propagation needs", source.display()))
+    }
+}
+
 /// A device of the node's, lent.
 pub(super) fn device(node: &Node) -> Mount {
     let mut mount = bind("", &node.source, &["bind", "rprivate", "nosuid", "noexec"]);
