@@ -6,6 +6,7 @@
 //! together.
 
 mod accounts;
+mod addons;
 mod units;
 
 use super::artifact;
@@ -35,7 +36,7 @@ pub struct FinishedImage<'a> {
 }
 
 /// Every check on a finished image.
-pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 5] {
+pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 7] {
     [
         Check {
             id: "image.budgets",
@@ -66,6 +67,18 @@ pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 5] {
             severity: Severity::Fatal,
             rule: "no account has a password, and none can be used without one",
             run: accounts::passwords,
+        },
+        Check {
+            id: "image.addon-modules",
+            severity: Severity::Warning,
+            rule: "the kernel has what network add-ons want: kube-proxy, flannel, Calico, Cilium",
+            run: addons::modules,
+        },
+        Check {
+            id: "image.addon-places",
+            severity: Severity::Fatal,
+            rule: "network add-ons can install plugins and networks",
+            run: addons::places,
         },
     ]
 }

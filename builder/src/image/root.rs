@@ -28,7 +28,7 @@ use cairn_contract::{baked::BakedIndex, manifest::ImageRelease, paths};
 use std::collections::BTreeMap;
 
 /// Directories that something is mounted on, or that the node's first programs expect. Mode and name.
-const SKELETON: [(&str, u16); 17] = [
+const SKELETON: [(&str, u16); 18] = [
     ("boot", 0o755),
     ("dev", 0o755),
     ("etc", 0o755),
@@ -44,6 +44,7 @@ const SKELETON: [(&str, u16); 17] = [
     ("usr/local", 0o755),
     ("var", 0o755),
     ("etc/cni/net.d", 0o755),
+    ("etc/cni/networks.d", 0o755),
     ("etc/kubernetes/manifests", 0o755),
     ("usr/libexec/kubernetes", 0o755),
 ];

@@ -30,8 +30,10 @@ pub const BAKED_IMAGES: &str = "/usr/share/cairn/images";
 pub const CNI_OWN: &str = "/usr/libexec/cairn/cni";
 /// CNI plugins that add-ons bring, in their usual place. On the image a link into the writable state.
 pub const CNI_BIN: &str = "/opt/cni/bin";
-/// CNI network configurations.
+/// CNI network configurations; the first file by name is the pods' default network.
 pub const CNI_CONF: &str = "/etc/cni/net.d";
+/// Definitions of further networks, for pods that ask for them by annotation.
+pub const CNI_NETWORKS: &str = "/etc/cni/networks.d";
 /// The image's manifest as the node knows it (no digests of itself): [`crate::manifest::ImageRelease`].
 pub const RELEASE: &str = "/usr/lib/cairn/release.json";
 /// Machine config as applied in this boot, after it was found and checked.

@@ -43,6 +43,10 @@ impl Image {
         image.put("etc/shadow", 0o640, LOCKED);
         image.put("etc/passwd", 0o644, PASSWD);
         image.put("usr/bin/a", 0o755, "program");
+        image.tree.insert("opt/cni/bin", Node::symlink("/var/lib/cairn/cni-bin")).unwrap();
+        for directory in ["etc/cni/net.d", "etc/cni/networks.d"] {
+            image.tree.insert(directory, Node::directory()).unwrap();
+        }
         image
     }
 
@@ -213,4 +217,32 @@ fn what_the_image_cannot_decide_excuses_nothing() {
     image.unit("e.service.d/1.conf", "[Unit]\nConditionPathExists=\n");
     let findings = image.findings();
     assert_eq!(findings.len(), 4, "{findings:#?}");
+}
+
+#[test]
+fn what_add_ons_want_is_named_with_who_wants_it() {
+    let mut image = Image::good();
+    image.put("usr/lib/modules/6.12/modules.dep", 0o644, "kernel/net/bridge/bridge.ko.xz: kernel/net/llc/llc.ko.xz\nkernel/net/bridge/br_netfilter.ko.xz:\nkernel/drivers/net/veth.ko.xz:\n");
+    image.put(
+        "usr/lib/modules/6.12/modules.builtin",
+        0o644,
+        "kernel/drivers/net/vxlan/vxlan.ko\nkernel/net/wireguard.ko\n",
+    );
+    let findings = image.findings();
+    assert!(
+        findings.iter().all(|finding| finding.starts_with("image.addon-modules kernel.drop_modules")),
+        "{findings:?}"
+    );
+    assert!(
+        findings.iter().any(|finding| finding.contains("Cilium") && finding.contains("cls_bpf")),
+        "{findings:?}"
+    );
+    assert!(!findings.iter().any(|finding| finding.contains("flannel")), "it has all that this one wants");
+}
+
+#[test]
+fn add_ons_have_a_place_for_plugins_and_networks() {
+    let mut image = Image::good();
+    image.tree.insert("opt/cni/bin", Node::directory()).unwrap();
+    assert!(image.findings()[0].contains("image.addon-places /opt/cni/bin"), "{:?}", image.findings());
 }

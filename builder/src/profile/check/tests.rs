@@ -229,8 +229,14 @@ const CASES: &[Case] = &[
         &[
             ("[network]\ntype = 'cilium'", "network.type"),
             ("[network.networks.s]\ntype = 'infiniband'", "network.networks.s.type"),
+            (
+                "[network.networks.s]\ntype = 'vlan'\nchain = [{ type = 'bridge' }]",
+                "network.networks.s.chain[0].type",
+            ),
         ],
-        &["[network.networks.s]\ntype = 'bridge'\nconfig = { bridge = 'cni1' }"],
+        &[
+            "[network.networks.s]\ntype = 'bridge'\nconfig = { bridge = 'cni1' }\nchain = [{ type = 'tuning' }]",
+        ],
     ),
     case(
         "network.ranges",
