@@ -18,7 +18,7 @@ use crate::{
     },
     scenario::Stop,
 };
-use cairn_contract::storage::BackendKind;
+use cairn_contract::{paths, storage::BackendKind};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -133,6 +133,8 @@ pub enum TestImage {
     Layered,
     /// An index: this platform's image behind one of a foreign platform.
     Index,
+    /// What a network add-on brings: a CNI plugin at [`ADDON_PLUGIN`].
+    Addon,
 }
 
 impl TestImage {
@@ -142,6 +144,7 @@ impl TestImage {
             Self::Zstd => "zstd",
             Self::Layered => "layered",
             Self::Index => "index",
+            Self::Addon => "addon",
         }
     }
 }
@@ -150,6 +153,7 @@ fn stock(registry: &Registry, probe: &Probe) -> io::Result<()> {
     for (image, compression) in [(TestImage::Gzip, Compression::Gzip), (TestImage::Zstd, Compression::Zstd)] {
         registry.publish(REPOSITORY, image.tag(), &wrapped(probe, compression)?);
     }
+    registry.publish(REPOSITORY, TestImage::Addon.tag(), &addon(probe)?);
     registry.publish(REPOSITORY, TestImage::Layered.tag(), &layered(probe)?);
     let foreign = ImageBuilder::new("arm64")
         .layer(Layer::new().file("foreign", 0o644, b"")?, Compression::Gzip)?
@@ -162,6 +166,17 @@ fn stock(registry: &Registry, probe: &Probe) -> io::Result<()> {
 fn wrapped(probe: &Probe, compression: Compression) -> io::Result<SyntheticImage> {
     let builder = ImageBuilder::new("amd64").config(probe.run_config());
     Ok(builder.layer(probe_layer(probe)?, compression)?.build())
+}
+
+/// Where [`TestImage::Addon`] has its plugin. It is a script of the node's own `ptp`, so that there is something in it that works;
+/// the runtime knows nothing of that.
+pub const ADDON_PLUGIN: &str = "/plugin";
+
+fn addon(probe: &Probe) -> io::Result<SyntheticImage> {
+    let script = format!("#!{}/ptp\n", paths::CNI_OWN);
+    let layer = probe_layer(probe)?.file(ADDON_PLUGIN.trim_start_matches('/'), 0o755, script.as_bytes())?;
+    let builder = ImageBuilder::new("amd64").config(probe.run_config());
+    Ok(builder.layer(layer, Compression::Gzip)?.build())
 }
 
 fn probe_layer(probe: &Probe) -> io::Result<Layer> {

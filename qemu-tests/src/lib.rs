@@ -22,6 +22,7 @@ pub mod lab;
 pub mod management;
 pub mod node;
 pub mod pace;
+pub mod peer;
 pub mod qemu;
 pub mod registry;
 pub mod report;

@@ -6,8 +6,9 @@ use crate::{
     lab::Lab,
     management::Address,
     pace::Pace,
+    peer::{self, Peer},
     qemu::{
-        arguments::{Boot, Console, Credential, Disk, DiskFormat, Forward, MachineSpec, NETWORK},
+        arguments::{Boot, Console, Credential, Disk, DiskFormat, Forward, MachineSpec, NETWORK, WireEnds},
         firmware,
         machine::Machine,
         overlay,
@@ -44,12 +45,18 @@ pub struct Setup {
     pub flips: Vec<u64>,
     /// Guest ports to be reached from the host, besides the management API.
     pub ports: Vec<u16>,
+    /// A second network card, with a neighbour at the other end of its wire.
+    pub neighbour: bool,
 }
 
 impl Setup {
     /// The machine that scenarios share.
     pub fn shared() -> Self {
-        Self { ports: std::iter::once(PUBLISHED_PORT).chain(CLOSED_PORTS).collect(), ..Self::default() }
+        Self {
+            ports: std::iter::once(PUBLISHED_PORT).chain(CLOSED_PORTS).collect(),
+            neighbour: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -68,6 +75,7 @@ pub struct BootTimes {
 #[derive(Debug)]
 pub struct Node {
     machine: Machine,
+    peer: Option<Peer>,
     guest: Guest,
     address: Address,
     boot: BootTimes,
@@ -90,6 +98,8 @@ impl Node {
         let directory = lab.work.join(name);
         std::fs::create_dir_all(&directory).map_err(Fault::io(format!("make {}", directory.display())))?;
         let spec = machine_spec(lab, &setup, name, &directory)?;
+        let ends = spec.wire.as_ref();
+        let peer = ends.map(|wire| Peer::start(&wire.peer, &wire.qemu)).transpose()?;
         let machine = Machine::start(&lab.program, spec, &directory, lab.niceness).await?;
         let port = machine
             .port(paths::MANAGEMENT_PORT)
@@ -98,7 +108,7 @@ impl Node {
         let pace = lab.pace();
         let start = Start { mark: Mark::default(), at: Duration::ZERO, silence: SILENCE };
         let guest = Guest::new(&address, pace);
-        let mut node = Self { machine, guest, address, boot: BootTimes::default(), start, pace };
+        let mut node = Self { machine, peer, guest, address, boot: BootTimes::default(), start, pace };
         node.watch_switch_root_for(lab).await?;
         Ok(node)
     }
@@ -234,6 +244,11 @@ impl Node {
             .ok_or_else(|| Stop::failed(format!("no host port leads to guest port {guest}")))
     }
 
+    /// The neighbour on the wire of its second network card.
+    pub fn peer(&self) -> Result<&Peer, Stop> {
+        self.peer.as_ref().ok_or_else(|| Stop::failed("this machine has no neighbour"))
+    }
+
     /// Its files on the host.
     pub fn directory(&self) -> &Path {
         self.machine.directory()
@@ -280,7 +295,10 @@ fn machine_spec(lab: &Lab, setup: &Setup, name: &str, directory: &Path) -> Resul
         }
     };
     let credential = directory.join("machine.toml");
-    let config = lab.identity.machine_config(Some(lab.registry.address().port()));
+    let mut config = lab.identity.machine_config(Some(lab.registry.address().port()));
+    if setup.neighbour {
+        config.network.interfaces.push(peer::node_interface());
+    }
     let config = toml::to_string(&config).map_err(|error| Fault::Certificates(error.to_string()))?;
     std::fs::write(&credential, config).map_err(Fault::io(format!("write {}", credential.display())))?;
     let ports = std::iter::once(paths::MANAGEMENT_PORT).chain(setup.ports.iter().copied());
@@ -292,6 +310,9 @@ fn machine_spec(lab: &Lab, setup: &Setup, name: &str, directory: &Path) -> Resul
         boot,
         disks: vec![Disk { path: disk, format: DiskFormat::Qcow2, read_only: false }],
         forwards: ports.map(|guest| Forward { host: 0, guest }).collect(),
+        wire: setup
+            .neighbour
+            .then(|| WireEnds { qemu: directory.join("wire.qemu"), peer: directory.join("wire.peer") }),
         credentials: vec![Credential { name: paths::MACHINE_CREDENTIAL.to_owned(), file: credential }],
         console: Console::Captured,
         monitor: directory.join("qmp"),

@@ -106,6 +106,7 @@ pub async fn run(options: RunOptions, hints: &mut (dyn Write + Send)) -> Result<
         boot,
         disks: vec![Disk { path: disk, format: DiskFormat::Qcow2, read_only: false }],
         forwards,
+        wire: None,
         credentials: vec![Credential { name: paths::MACHINE_CREDENTIAL.to_owned(), file: credential }],
         console: Console::Terminal,
         monitor: directory.join("qmp"),

@@ -48,6 +48,7 @@ fn spec(directory: &Path, disk: &Path) -> MachineSpec {
         boot: Boot::None,
         disks: vec![Disk { path: disk.to_owned(), format: DiskFormat::Qcow2, read_only: false }],
         forwards: vec![Forward { host: 0, guest: 80 }],
+        wire: None,
         credentials: vec![],
         console: Console::Captured,
         monitor: directory.join("qmp"),

@@ -6,6 +6,7 @@
 //! together.
 
 mod accounts;
+mod addons;
 mod storage;
 mod units;
 
@@ -36,7 +37,7 @@ pub struct FinishedImage<'a> {
 }
 
 /// Every check on a finished image.
-pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 6] {
+pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 8] {
     [
         Check {
             id: "image.budgets",
@@ -73,6 +74,18 @@ pub fn checks<'a>() -> [Check<FinishedImage<'a>>; 6] {
             severity: Severity::Fatal,
             rule: "the programs and modules of every volume backend that is on are there, and the state partition can limit directories",
             run: storage::needs,
+        },
+        Check {
+            id: "image.addon-modules",
+            severity: Severity::Warning,
+            rule: "the kernel has what network add-ons want: kube-proxy, flannel, Calico, Cilium",
+            run: addons::modules,
+        },
+        Check {
+            id: "image.addon-places",
+            severity: Severity::Fatal,
+            rule: "network add-ons can install plugins and networks",
+            run: addons::places,
         },
     ]
 }

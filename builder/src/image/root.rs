@@ -28,7 +28,7 @@ use cairn_contract::{baked::BakedIndex, manifest::ImageRelease, paths};
 use std::collections::BTreeMap;
 
 /// Directories that something is mounted on, or that the node's first programs expect. Mode and name.
-const SKELETON: [(&str, u16); 19] = [
+const SKELETON: [(&str, u16); 20] = [
     ("boot", 0o755),
     ("dev", 0o755),
     ("etc", 0o755),
@@ -46,6 +46,7 @@ const SKELETON: [(&str, u16); 19] = [
     ("var", 0o755),
     ("etc/cni/net.d", 0o755),
     ("etc/nri/conf.d", 0o755),
+    ("etc/cni/networks.d", 0o755),
     ("etc/kubernetes/manifests", 0o755),
     ("usr/libexec/kubernetes", 0o755),
 ];

@@ -30,7 +30,7 @@ pub const BAKED_IMAGES: &str = "/usr/share/cairn/images";
 pub const CNI_OWN: &str = "/usr/libexec/cairn/cni";
 /// CNI plugins that add-ons bring, in their usual place. On the image a link into the writable state.
 pub const CNI_BIN: &str = "/opt/cni/bin";
-/// CNI network configurations.
+/// CNI network configurations; the first file by name is the pods' default network.
 pub const CNI_CONF: &str = "/etc/cni/net.d";
 /// Where NRI plugins connect; they know it as `/var/run/nri/nri.sock`, which is the same place.
 pub const NRI_SOCKET: &str = "/run/nri/nri.sock";
@@ -38,6 +38,8 @@ pub const NRI_SOCKET: &str = "/run/nri/nri.sock";
 pub const NRI_PLUGINS: &str = "/opt/nri/plugins";
 /// Their configurations.
 pub const NRI_CONFIG: &str = "/etc/nri/conf.d";
+/// Definitions of further networks, for pods that ask for them by annotation.
+pub const CNI_NETWORKS: &str = "/etc/cni/networks.d";
 /// The image's manifest as the node knows it (no digests of itself): [`crate::manifest::ImageRelease`].
 pub const RELEASE: &str = "/usr/lib/cairn/release.json";
 /// Machine config as applied in this boot, after it was found and checked.

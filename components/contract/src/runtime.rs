@@ -77,6 +77,8 @@ pub struct RuntimeConfig {
     pub cni_bin: Vec<PathBuf>,
     /// Directory of CNI network configurations; the first by name is the default network.
     pub cni_conf: PathBuf,
+    /// Directory of definitions of further networks, which pods ask for by annotation; it need not exist.
+    pub cni_networks: PathBuf,
     /// `<host>/hosts.toml` per registry.
     pub certs_d: PathBuf,
     /// Registry credentials in the form of Docker's `config.json`; an absent file is fine.
@@ -119,6 +121,7 @@ impl Default for RuntimeConfig {
             shim: format!("{}/cairn-shim", paths::LIBEXEC).into(),
             cni_bin: vec![paths::CNI_OWN.into(), paths::CNI_BIN.into()],
             cni_conf: paths::CNI_CONF.into(),
+            cni_networks: paths::CNI_NETWORKS.into(),
             certs_d: paths::CERTS_D.into(),
             registry_auth: paths::REGISTRY_AUTH.into(),
             max_parallel_layers: 3,

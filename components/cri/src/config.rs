@@ -18,6 +18,10 @@ const KEYS: &[Key] = &[
     ("shim", "Program run once per pod."),
     ("cni_bin", "Directories searched for CNI plugins, in order."),
     ("cni_conf", "Directory of CNI networks; the first file by name is the pods' network."),
+    (
+        "cni_networks",
+        "Directory of further networks, for pods that name them in the annotation k8s.v1.cni.cncf.io/networks; it need not exist.",
+    ),
     ("certs_d", "Directory with <registry>/hosts.toml: mirrors and certificates, in containerd's form."),
     (
         "registry_auth",

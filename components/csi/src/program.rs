@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(ended.fault().to_string(), "sh: exit status: 3: no; way");
         assert_eq!(run(&mut shell("true"), b"unread", LONG).unwrap().success().unwrap(), "");
         // More than a pipe holds.
-        let much = run(&mut shell("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"), b"", LONG).unwrap();
+        let much =
+            run(&mut shell("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"), b"", LONG).unwrap();
         assert_eq!((much.output.len(), much.complaint.len()), (300_000, 300_000));
     }
 

@@ -32,9 +32,9 @@ pub fn configure() -> Report {
     let interfaces = machine_facts::interfaces();
     let name = config.node.name.clone().unwrap_or_else(|| machine_facts::default_name(&interfaces));
     // An image without iSCSI has nobody to read it.
-    let initiator = Path::new("/etc/iscsi").exists().then(|| {
-        machine_facts::default_initiator(&machine_facts::first_line(Path::new("/etc/machine-id")))
-    });
+    let initiator = Path::new("/etc/iscsi")
+        .exists()
+        .then(|| machine_facts::default_initiator(&machine_facts::first_line(Path::new("/etc/machine-id"))));
     for file in render(&config, &name, initiator.as_deref()) {
         if let Err(error) = write(&file) {
             report.problems.push(format!("cannot write {}: {error}", file.path.display()));

@@ -281,3 +281,29 @@ fn memory_cpu_and_processes_are_used_up() {
     assert!(seconds > 0.02 && seconds < 0.9, "{spun}");
     assert_eq!(out(&["forks", "5"]), "5\n");
 }
+
+#[test]
+fn what_is_poured_into_a_sink_is_counted() {
+    let (_server, port) = serve(&["--tcp", "PORT", "--sink"]);
+    let result = json(&["pour", "127.0.0.1", &port, "0.2"]);
+    assert!(result["bytes"].as_u64().unwrap() > 0 && result["seconds"].as_f64().unwrap() >= 0.2, "{result}");
+    assert!(result["megabits_per_second"].as_f64().unwrap() > 0.0);
+    let (_echo, port) = serve(&["--tcp", "PORT"]);
+    let (status, error) = failure(&["pour", "127.0.0.1", &port, "0"]);
+    assert!(status == 1 && error.contains("not a sink"), "{error}");
+}
+
+#[test]
+fn files_are_installed_with_their_mode_and_removed() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    std::fs::write(at("a"), "text").unwrap();
+    std::fs::set_permissions(at("a"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    out(&["install", &at("a"), &at("b")]);
+    assert_eq!(std::fs::read_to_string(at("b")).unwrap(), "text");
+    assert_eq!(std::fs::metadata(at("b")).unwrap().permissions().mode() & 0o777, 0o755);
+    out(&["rm", &at("b")]);
+    assert_eq!(failure(&["rm", &at("b")]).0, 1);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+}

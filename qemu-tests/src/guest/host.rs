@@ -67,7 +67,11 @@ impl Host {
 
     /// Makes a directory of the node with its parents; it may be there.
     pub async fn make_directory(&self, path: &str) -> Result<(), Stop> {
-        self.run(&["mkdir", &format!("{MOUNT}{path}")]).await?.success().map(drop).map_err(|stop| stop.while_trying(path))
+        self.run(&["mkdir", &format!("{MOUNT}{path}")])
+            .await?
+            .success()
+            .map(drop)
+            .map_err(|stop| stop.while_trying(path))
     }
 
     /// Names of what is in a directory of the node.

@@ -7,6 +7,7 @@
 
 pub mod host;
 pub mod identity;
+pub mod network;
 pub mod pod;
 pub mod volume;
 

@@ -4,6 +4,7 @@ use super::{CALL, Guest, LONG_CALL, image_spec};
 use crate::{image::root::Probe, scenario::Stop};
 use cairn_contract::cri;
 use std::{
+    collections::HashMap,
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -12,7 +13,8 @@ use tokio::time::sleep;
 
 /// Makes uids different within a run; the runtime keys pods by name, namespace, uid and attempt.
 static NEXT: AtomicU64 = AtomicU64::new(1);
-const NAMESPACE: &str = "cairn-test";
+/// The namespace of all pods here.
+pub const NAMESPACE: &str = "cairn-test";
 
 /// A pod to be made.
 #[derive(Debug, Clone)]
@@ -40,7 +42,7 @@ pub struct ContainerBuilder {
 /// A container that was made.
 #[derive(Debug, Clone)]
 pub struct Container {
-    guest: Guest,
+    pub(super) guest: Guest,
     /// Container id.
     pub id: String,
     /// Its log on the node.
@@ -120,14 +122,22 @@ impl Guest {
 }
 
 impl PodBuilder {
-    /// Forwards a TCP port of the node to one of the pod.
+    /// Forwards a port of the node to one of the pod, TCP and UDP.
     pub fn port(mut self, host: u16, container: u16) -> Self {
-        self.config.port_mappings.push(cri::PortMapping {
-            protocol: cri::Protocol::Tcp.into(),
-            container_port: container.into(),
-            host_port: host.into(),
-            host_ip: String::new(),
-        });
+        for protocol in [cri::Protocol::Tcp, cri::Protocol::Udp] {
+            self.config.port_mappings.push(cri::PortMapping {
+                protocol: protocol.into(),
+                container_port: container.into(),
+                host_port: host.into(),
+                host_ip: String::new(),
+            });
+        }
+        self
+    }
+
+    /// An annotation.
+    pub fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.config.annotations.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -211,6 +221,14 @@ impl Pod {
                 ..Default::default()
             },
         }
+    }
+
+    /// The runtime's own details of it, by name.
+    pub(super) async fn details(&self) -> Result<HashMap<String, String>, Stop> {
+        let mut client = self.guest.runtime();
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
+        let status = async move { client.pod_sandbox_status(request).await };
+        Ok(self.guest.call("PodSandboxStatus(verbose)", LONG_CALL, status).await?.info)
     }
 
     fn namespaces(&self) -> Option<cri::NamespaceOption> {

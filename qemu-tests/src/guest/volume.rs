@@ -8,7 +8,10 @@ use crate::{
 };
 use cairn_contract::{
     csi::{
-        self, controller_client::ControllerClient, identity_client::IdentityClient, node_client::NodeClient,
+        self,
+        controller_client::ControllerClient,
+        identity_client::IdentityClient,
+        node_client::NodeClient,
         volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume, access_mode::Mode},
         volume_content_source,
     },
@@ -322,7 +325,10 @@ impl Volume {
                 format!("{}/pods/{pod}/volumes/kubernetes.io~csi/{name}/mount", paths::KUBELET_STATE)
             }
             Form::Device => {
-                format!("{}/plugins/kubernetes.io/csi/volumeDevices/publish/{name}/{pod}", paths::KUBELET_STATE)
+                format!(
+                    "{}/plugins/kubernetes.io/csi/volumeDevices/publish/{name}/{pod}",
+                    paths::KUBELET_STATE
+                )
             }
         }
     }
@@ -409,7 +415,11 @@ impl Volume {
         };
         let expanded = async move { client.controller_expand_volume(request).await };
         let expanded = self.driver.guest.call("ControllerExpandVolume", LONG_CALL, expanded).await?;
-        if expanded.node_expansion_required { self.expand_on_node(pod, size).await } else { Ok(expanded.capacity_bytes) }
+        if expanded.node_expansion_required {
+            self.expand_on_node(pod, size).await
+        } else {
+            Ok(expanded.capacity_bytes)
+        }
     }
 
     /// The node's part of the same.
@@ -452,7 +462,8 @@ impl Volume {
             let (mut asked, request) = (client.clone(), request.clone());
             let made = async move { asked.create_snapshot(request).await };
             let made = self.driver.guest.call("CreateSnapshot", LONG_CALL, made).await?;
-            let made = made.snapshot.ok_or_else(|| Stop::failed("CreateSnapshot answered without a snapshot"))?;
+            let made =
+                made.snapshot.ok_or_else(|| Stop::failed("CreateSnapshot answered without a snapshot"))?;
             // A copy takes its time; the same call asks how far it is.
             if made.ready_to_use {
                 return Ok(made);

@@ -103,6 +103,7 @@ async fn try_kvm(program: &Program, scratch: &Path) -> Result<(), String> {
         boot: Boot::None,
         disks: vec![],
         forwards: vec![],
+        wire: None,
         credentials: vec![],
         console: Console::Captured,
         monitor: directory.join("qmp"),

@@ -78,6 +78,15 @@ pub struct Credential {
     pub file: PathBuf,
 }
 
+/// The wire of the second network card: two datagram sockets, one Ethernet frame a datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireEnds {
+    /// QEMU's, which it makes.
+    pub qemu: PathBuf,
+    /// The neighbour's, [`crate::peer::Peer`].
+    pub peer: PathBuf,
+}
+
 /// What a machine is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
@@ -95,6 +104,8 @@ pub struct MachineSpec {
     pub disks: Vec<Disk>,
     /// Ports into the guest.
     pub forwards: Vec<Forward>,
+    /// A second network card, and where it leads.
+    pub wire: Option<WireEnds>,
     /// Credentials.
     pub credentials: Vec<Credential>,
     /// Serial console.
@@ -192,6 +203,19 @@ impl MachineSpec {
         // The option ROM would have the firmware try to boot from the network.
         let card = format!("virtio-net-pci,netdev={NETWORK},romfile=,mac=52:54:00:ca:17:01");
         line.option("-device", card);
+        if let Some(wire) = &self.wire {
+            let ends = [
+                "dgram,id=net1,local.type=unix,local.path=".into(),
+                escaped(&wire.qemu),
+                ",remote.type=unix,remote.path=".into(),
+                escaped(&wire.peer),
+            ];
+            line.option("-netdev", joined(ends));
+            line.option(
+                "-device",
+                format!("virtio-net-pci,netdev=net1,romfile=,mac={}", crate::peer::NODE_MAC),
+            );
+        }
     }
 }
 
@@ -241,6 +265,7 @@ mod tests {
             boot,
             disks: vec![Disk { path: "/t/a,b.qcow2".into(), format: DiskFormat::Qcow2, read_only: false }],
             forwards: vec![Forward { host: 40001, guest: 50443 }, Forward { host: 40002, guest: 80 }],
+            wire: Some(WireEnds { qemu: "/t/wire.qemu".into(), peer: "/t/wire.peer".into() }),
             credentials: vec![Credential { name: "cairn.machine".into(), file: "/t/machine.toml".into() }],
             console: Console::Captured,
             monitor: "/t/qmp".into(),
@@ -274,7 +299,8 @@ mod tests {
         assert_eq!(
             value_of(&arguments, "-netdev"),
             [
-                "user,id=net0,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80"
+                "user,id=net0,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:40001-:50443,hostfwd=tcp:127.0.0.1:40002-:80",
+                "dgram,id=net1,local.type=unix,local.path=/t/wire.qemu,remote.type=unix,remote.path=/t/wire.peer"
             ]
         );
         assert!(arguments.iter().any(|a| a == "-nodefaults"));

@@ -38,7 +38,9 @@ struct Case {
 
 async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let Some(program) = std::env::var_os(PROGRAM) else {
-        return Err(Stop::Skipped(format!("{PROGRAM} names no csi-sanity program (kubernetes-csi/csi-test)")));
+        return Err(Stop::Skipped(format!(
+            "{PROGRAM} names no csi-sanity program (kubernetes-csi/csi-test)"
+        )));
     };
     let lab = context.lab();
     let mut cases = Vec::new();
@@ -59,13 +61,15 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     lab.registry.publish(REPOSITORY, "test", &image);
     let guest = context.guest()?;
     let host = Host::look(&guest, &lab.probe).await?;
-    let pulled = guest.pull(&format!("{}/{REPOSITORY}:test", crate::guest::identity::REGISTRY_HOST), None).await?;
+    let pulled =
+        guest.pull(&format!("{}/{REPOSITORY}:test", crate::guest::identity::REGISTRY_HOST), None).await?;
 
     let mut failures = Vec::new();
     for Case { name, kind, .. } in &cases {
         context.step(format!("csi-sanity: {name}"));
         let kubelet = paths::KUBELET_STATE;
-        let (staging, target) = (format!("{kubelet}/plugins/sanity-{name}"), format!("{kubelet}/pods/sanity-{name}"));
+        let (staging, target) =
+            (format!("{kubelet}/plugins/sanity-{name}"), format!("{kubelet}/pods/sanity-{name}"));
         let endpoint = format!("--csi.endpoint=unix://{}", kind.socket(paths::CSI_RUN.as_ref()).display());
         let pod = guest.pod("sanity").on_host().run().await?;
         let container = pod
@@ -94,7 +98,8 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         context.figure("csi_sanity_failed_count", f64::from(summary.failed));
         context.figure("csi_sanity_skipped_count", f64::from(summary.skipped));
         if summary.failed > 0 || summary.passed == 0 {
-            let failed: Vec<&str> = log.iter().map(|line| line.text.trim()).filter(|line| line.starts_with("[FAIL]")).collect();
+            let failed: Vec<&str> =
+                log.iter().map(|line| line.text.trim()).filter(|line| line.starts_with("[FAIL]")).collect();
             failures.push(format!("{name}: {summary:?}: {}", failed.join("; ")));
         }
         pod.remove().await?;
@@ -150,7 +155,11 @@ mod tests {
             tag: "F".into(),
             text: text.into(),
         };
-        let log = [line("Ran 70 of 96 Specs"), line("FAIL! -- 69 Passed | 1 Failed | 0 Pending | 26 Skipped"), line("")];
+        let log = [
+            line("Ran 70 of 96 Specs"),
+            line("FAIL! -- 69 Passed | 1 Failed | 0 Pending | 26 Skipped"),
+            line(""),
+        ];
         assert_eq!(summary(&log), Summary { passed: 69, failed: 1, skipped: 26 });
         assert_eq!(summary(&[]), Summary::default());
     }

@@ -2,6 +2,7 @@
 
 mod api_roles;
 mod apparmor;
+mod bandwidth;
 mod cni_reference;
 mod cold_boot;
 mod container_baked;
@@ -18,14 +19,18 @@ mod immutable;
 mod limits;
 mod limits_bite;
 mod memory_limit;
+mod natless_pods;
+mod network_addon;
 mod network_cut;
 mod open_ports;
 mod pod_network;
+mod pod_range;
 mod port_map;
 mod pull_faults;
 mod reboot_pod;
 mod seccomp_denied;
 mod second_boot;
+mod six_interfaces;
 mod stats;
 mod user_namespace;
 mod volume_encrypted;
@@ -53,6 +58,11 @@ pub static ALL: &[&Scenario] = &[
     &pod_network::SCENARIO,
     &port_map::SCENARIO,
     &cni_reference::SCENARIO,
+    &six_interfaces::SCENARIO,
+    &natless_pods::SCENARIO,
+    &bandwidth::SCENARIO,
+    &pod_range::SCENARIO,
+    &network_addon::SCENARIO,
     &limits::SCENARIO,
     &limits_bite::SCENARIO,
     &memory_limit::SCENARIO,

@@ -1,10 +1,10 @@
 //! Pods reach each other and the node, on both families.
 
 use crate::{
-    guest::{Guest, identity::HOST_FROM_GUEST, pod::Container},
+    guest::{Guest, identity::HOST_FROM_GUEST},
     scenario::{Context, Needs, Scenario, Stop, check},
 };
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 pub(super) static SCENARIO: Scenario = Scenario {
     id: "pod-network",
@@ -22,12 +22,13 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let guest = context.guest()?;
     let probe = &context.lab().probe;
     let program = probe.program();
+    let echo = |port| ["serve", "--tcp", port, "--udp", port];
 
     context.step("run a server pod, a server on the node, and a client pod");
     let server = guest.pod("server").run().await?;
-    server.container("main", &probe.reference).args(["serve", "--tcp", POD_PORT]).start().await?;
+    server.container("main", &probe.reference).args(echo(POD_PORT)).start().await?;
     let on_node = guest.pod("node-server").on_host().run().await?;
-    on_node.container("main", &probe.reference).args(["serve", "--tcp", NODE_PORT]).start().await?;
+    on_node.container("main", &probe.reference).args(echo(NODE_PORT)).start().await?;
     let client_pod = guest.pod("client").run().await?;
     let client = client_pod.container("main", &probe.reference).args(["pause"]).start().await?;
 
@@ -35,19 +36,23 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     check(addresses.iter().all(|a| !a.is_unspecified()), || format!("pod addresses {addresses:?}"))?;
     for ipv6 in [false, true] {
         let family = if ipv6 { "IPv6" } else { "IPv4" };
-        let pod = server.address(ipv6).await?;
+        let pod = server.address(ipv6).await?.to_string();
         context.step(format!("ping from pod to pod, {family}"));
-        until_ok(&guest, &client, &[&program, "ping", &pod.to_string()]).await?;
-        context.step(format!("TCP from pod to pod, {family}"));
-        until_ok(&guest, &client, &[&program, "dial", "tcp", &pod.to_string(), POD_PORT, "hello"]).await?;
+        client.until_ok(&[&program, "ping", &pod]).await?;
+        for protocol in ["tcp", "udp"] {
+            context.step(format!("{protocol} from pod to pod, {family}"));
+            client.until_ok(&[&program, "dial", protocol, &pod, POD_PORT, "hello"]).await?;
+        }
     }
     for (family, node) in node_addresses(&guest).await? {
-        context.step(format!("TCP from pod to node, {family}"));
-        until_ok(&guest, &client, &[&program, "dial", "tcp", &node.to_string(), NODE_PORT, "hello"]).await?;
+        context.step(format!("TCP and UDP from pod to node, {family}"));
+        for protocol in ["tcp", "udp"] {
+            client.until_ok(&[&program, "dial", protocol, &node.to_string(), NODE_PORT, "hello"]).await?;
+        }
     }
     context.step("TCP from pod through the node to the registry, IPv4");
     let registry = format!("http://{HOST_FROM_GUEST}:{}/v2/", context.lab().registry.address().port());
-    until_ok(&guest, &client, &[&program, "http", "get", &registry]).await?;
+    client.until_ok(&[&program, "http", "get", &registry]).await?;
 
     context.step("remove the pods");
     for pod in [client_pod, on_node, server] {
@@ -71,26 +76,5 @@ async fn node_addresses(guest: &Guest) -> Result<Vec<(&'static str, IpAddr)>, St
     match (first(false), first(true)) {
         (Some(v4), Some(v6)) => Ok(vec![("IPv4", v4), ("IPv6", v6)]),
         _ => Err(Stop::failed(format!("the node lacks an address of one family: {all:?}"))),
-    }
-}
-
-/// A server that was just started may not listen yet, and IPv6 addresses are tentative for a second.
-async fn until_ok(guest: &Guest, client: &Container, command: &[&str]) -> Result<(), Stop> {
-    let deadline = guest.pace().deadline(Duration::from_secs(10));
-    loop {
-        let output = client.exec(command).await?;
-        if output.code == 0 {
-            return Ok(());
-        }
-        check(deadline.is_open(), || {
-            format!(
-                "`{}` fails with {}: {}{}",
-                command[1..].join(" "),
-                output.code,
-                output.stdout,
-                output.stderr
-            )
-        })?;
-        tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }

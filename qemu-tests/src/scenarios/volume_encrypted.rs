@@ -53,11 +53,17 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let found = tokio::task::spawn_blocking(move || holds(&disk, [HIDDEN, PLAIN])).await;
     let found = found.map_err(io::Error::other).and_then(|found| found);
     let [hidden_found, plain_found] = found.map_err(Fault::io("read the machine's disk"))?;
-    check(plain_found, || "not even what is not encrypted is found on the disk: the search is no good".to_owned())?;
+    check(plain_found, || {
+        "not even what is not encrypted is found on the disk: the search is no good".to_owned()
+    })?;
     check(!hidden_found, || "the encrypted volume's text is on the disk".to_owned())?;
 
     context.step("no key, and a wrong one");
-    refused("staging with a wrong key", hidden.with_secret(KEY, "a wrong one").stage(&host).await, "Unauthenticated")?;
+    refused(
+        "staging with a wrong key",
+        hidden.with_secret(KEY, "a wrong one").stage(&host).await,
+        "Unauthenticated",
+    )?;
     refused("staging without a key", hidden.with_secret(KEY, "").stage(&host).await, "Unauthenticated")?;
 
     context.step("the right key, and more room");

@@ -37,7 +37,8 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         let sum = container.exec(&[&program, "sha256", "/volume/kept"]).await?.success()?;
         let mounts = container.exec(&[&program, "mounts", "--json"]).await?.success()?;
         let mounts: Vec<serde_json::Value> = serde_json::from_str(&mounts).unwrap_or_default();
-        let kind = mounts.iter().find(|mount| mount["target"] == "/volume").map(|mount| mount["type"].clone());
+        let kind =
+            mounts.iter().find(|mount| mount["target"] == "/volume").map(|mount| mount["type"].clone());
         check_equal("the volume's file system", &kind, &Some(file_system.into()))?;
         let total = total(&volume.stats(file_system).await?);
         volume.expand(file_system, after).await?;
@@ -58,7 +59,8 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     volume.stage(&host).await?;
     let path = volume.publish(&host, "device").await?;
     let pod = guest.pod("device").run().await?;
-    let container = pod.container("main", &probe.reference).args(["pause"]).device(&path, "/dev/volume", "rw");
+    let container =
+        pod.container("main", &probe.reference).args(["pause"]).device(&path, "/dev/volume", "rw");
     let container = container.start().await?;
     container.exec(&[&program, "write", "/dev/volume", "straight to the blocks"]).await?.success()?;
     container.exec(&[&program, "sync"]).await?.success()?;

@@ -48,9 +48,10 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let is_full = refused.stderr.contains("EDQUOT") || refused.stderr.contains("ENOSPC");
     check(refused.code == 1 && is_full, || format!("64 MiB went into a volume of 32: {refused:?}"))?;
     let usage = volume.stats("first").await?;
-    check(usage.usage.iter().any(|held| held.unit == 1 && held.total >= 32 * MIB && held.total < 40 * MIB), || {
-        format!("its figures are {:?}", usage.usage)
-    })?;
+    check(
+        usage.usage.iter().any(|held| held.unit == 1 && held.total >= 32 * MIB && held.total < 40 * MIB),
+        || format!("its figures are {:?}", usage.usage),
+    )?;
 
     context.step("grow it while it is mounted");
     let size = volume.expand("first", 96 * MIB).await?;

@@ -48,7 +48,11 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         context.step(format!("{kind}: restore, and compare"));
         let source = Source::Snapshot(snapshot.snapshot_id.clone());
         let restored = driver.provision(claim("restored").from(source)).await?;
-        check_equal("the restored data", &look(context, &host, &restored).await?, &("before".to_owned(), sum))?;
+        check_equal(
+            "the restored data",
+            &look(context, &host, &restored).await?,
+            &("before".to_owned(), sum),
+        )?;
 
         context.step(format!("{kind}: clone, and compare"));
         let now = container.exec(&[&program, "sha256", "/volume/data"]).await?.success()?;

@@ -148,7 +148,9 @@ mod tests {
         let work = tempfile::tempdir().unwrap();
         let target = match IscsiTarget::start(work.path(), 2).await {
             Ok(target) => target,
-            Err(Error::User(UserError::NoProgram { .. })) => return eprintln!("skipped: tgt is not installed"),
+            Err(Error::User(UserError::NoProgram { .. })) => {
+                return eprintln!("skipped: tgt is not installed");
+            }
             Err(error) => panic!("{error}"),
         };
         target.require(Account { user: "node", secret: "twelve-bytes-and-more" }).await.unwrap();

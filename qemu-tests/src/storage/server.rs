@@ -1,9 +1,6 @@
 //! A server program: started with its messages in a file, waited for, ended with its value.
 
-use crate::{
-    error::Fault,
-    qemu::process::leash,
-};
+use crate::{error::Fault, qemu::process::leash};
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},

@@ -22,8 +22,7 @@ pub(super) fn needs(image: &FinishedImage<'_>) -> Vec<Finding> {
     let storage = &image.profile.storage;
     let modules = modules(image.tree);
     let wanted = NEEDS.iter().filter(|need| (need.is_wanted)(storage));
-    let mut findings: Vec<Finding> =
-        wanted.flat_map(|need| of_need(image.tree, &modules, need)).collect();
+    let mut findings: Vec<Finding> = wanted.flat_map(|need| of_need(image.tree, &modules, need)).collect();
     if storage.local && !makes_project_quota(image.tree) {
         findings.push(Finding::new(
             format!("/{REPART_DROP_INS}"),

@@ -43,6 +43,10 @@ impl Image {
         image.put("etc/shadow", 0o640, LOCKED);
         image.put("etc/passwd", 0o644, PASSWD);
         image.put("usr/bin/a", 0o755, "program");
+        image.tree.insert("opt/cni/bin", Node::symlink("/var/lib/cairn/cni-bin")).unwrap();
+        for directory in ["etc/cni/net.d", "etc/cni/networks.d"] {
+            image.tree.insert(directory, Node::directory()).unwrap();
+        }
         image
     }
 
@@ -244,7 +248,10 @@ fn with_storage() -> Image {
 fn what_volumes_need_is_looked_for_in_the_tree() {
     assert_eq!(with_storage().findings(), Vec::<String>::new());
     for (gone, expected) in [
-        ("usr/sbin/iscsid", "image.storage /usr/sbin/iscsid: it is not in the image, and storage.iscsi is on"),
+        (
+            "usr/sbin/iscsid",
+            "image.storage /usr/sbin/iscsid: it is not in the image, and storage.iscsi is on",
+        ),
         ("usr/lib/modules/6/kernel/drivers/scsi/iscsi_tcp.ko.xz", "no module `iscsi_tcp`"),
         ("usr/lib/systemd/system/systemd-repart.service.d/50-a.conf", "made without project quota"),
     ] {
@@ -258,4 +265,32 @@ fn what_volumes_need_is_looked_for_in_the_tree() {
     image.profile.storage = crate::profile::model::Storage::default();
     image.tree.remove("usr/sbin/iscsid");
     assert_eq!(image.findings(), Vec::<String>::new());
+}
+
+#[test]
+fn what_add_ons_want_is_named_with_who_wants_it() {
+    let mut image = Image::good();
+    image.put("usr/lib/modules/6.12/modules.dep", 0o644, "kernel/net/bridge/bridge.ko.xz: kernel/net/llc/llc.ko.xz\nkernel/net/bridge/br_netfilter.ko.xz:\nkernel/drivers/net/veth.ko.xz:\n");
+    image.put(
+        "usr/lib/modules/6.12/modules.builtin",
+        0o644,
+        "kernel/drivers/net/vxlan/vxlan.ko\nkernel/net/wireguard.ko\n",
+    );
+    let findings = image.findings();
+    assert!(
+        findings.iter().all(|finding| finding.starts_with("image.addon-modules kernel.drop_modules")),
+        "{findings:?}"
+    );
+    assert!(
+        findings.iter().any(|finding| finding.contains("Cilium") && finding.contains("cls_bpf")),
+        "{findings:?}"
+    );
+    assert!(!findings.iter().any(|finding| finding.contains("flannel")), "it has all that this one wants");
+}
+
+#[test]
+fn add_ons_have_a_place_for_plugins_and_networks() {
+    let mut image = Image::good();
+    image.tree.insert("opt/cni/bin", Node::directory()).unwrap();
+    assert!(image.findings()[0].contains("image.addon-places /opt/cni/bin"), "{:?}", image.findings());
 }

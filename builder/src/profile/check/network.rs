@@ -2,7 +2,7 @@
 
 use super::{Finding, ProfileCheck, Severity};
 use crate::profile::Resolved;
-use crate::profile::value::CniType;
+use serde_json::Value;
 
 pub(super) const CHECKS: &[ProfileCheck] = &[
     ProfileCheck {
@@ -35,21 +35,28 @@ pub(super) const CHECKS: &[ProfileCheck] = &[
 const INTERFACES: &[&str] =
     &["bridge", "dummy", "host-device", "ipvlan", "loopback", "macvlan", "ptp", "sriov", "tap", "vlan"];
 
+/// Those that can stand after one.
+const CHAINED: &[&str] = &["bandwidth", "firewall", "portmap", "sbr", "tuning", "vrf"];
+
 fn plugins(resolved: &Resolved) -> Vec<Finding> {
     let network = &resolved.profile.network;
-    let named = std::iter::once(("network.type".to_owned(), &network.kind)).chain(
-        network.networks.iter().map(|(name, extra)| (format!("network.networks.{name}.type"), &extra.kind)),
-    );
-    named.filter_map(|(key, kind)| unknown(&key, kind)).collect()
+    let mut findings: Vec<Finding> =
+        unknown("network.type", network.kind.as_str(), INTERFACES).into_iter().collect();
+    for (name, extra) in &network.networks {
+        let key = format!("network.networks.{name}");
+        findings.extend(unknown(&format!("{key}.type"), extra.kind.as_str(), INTERFACES));
+        for (index, plugin) in extra.chain.iter().enumerate() {
+            let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+            findings.extend(unknown(&format!("{key}.chain[{index}].type"), kind, CHAINED));
+        }
+    }
+    findings
 }
 
-fn unknown(key: &str, kind: &CniType) -> Option<Finding> {
-    (!INTERFACES.contains(&kind.as_str())).then(|| {
-        Finding::new(
-            key,
-            format!("cairn-cni has no plugin `{kind}`"),
-            format!("use one of {}", INTERFACES.join(", ")),
-        )
+fn unknown(key: &str, kind: &str, known: &[&str]) -> Option<Finding> {
+    (!known.contains(&kind)).then(|| {
+        let fix = format!("use one of {}", known.join(", "));
+        Finding::new(key, format!("cairn-cni has no plugin `{kind}` for this place"), fix)
     })
 }
 

@@ -233,8 +233,14 @@ const CASES: &[Case] = &[
         &[
             ("[network]\ntype = 'cilium'", "network.type"),
             ("[network.networks.s]\ntype = 'infiniband'", "network.networks.s.type"),
+            (
+                "[network.networks.s]\ntype = 'vlan'\nchain = [{ type = 'bridge' }]",
+                "network.networks.s.chain[0].type",
+            ),
         ],
-        &["[network.networks.s]\ntype = 'bridge'\nconfig = { bridge = 'cni1' }"],
+        &[
+            "[network.networks.s]\ntype = 'bridge'\nconfig = { bridge = 'cni1' }\nchain = [{ type = 'tuning' }]",
+        ],
     ),
     case(
         "network.ranges",
@@ -290,7 +296,10 @@ const CASES: &[Case] = &[
     case(
         "storage.local",
         &[
-            ("[storage]\nlocal = true\n[kernel]\ndrop_modules = ['drivers/block/loop.ko']", "kernel.drop_modules"),
+            (
+                "[storage]\nlocal = true\n[kernel]\ndrop_modules = ['drivers/block/loop.ko']",
+                "kernel.drop_modules",
+            ),
             ("[storage]\nlocal = true\n[kernel]\ndrop_modules = ['fs/quota']", "kernel.drop_modules"),
             ("[storage]\nlocal = true\n[packages]\ninstall = { remove = ['e2fsprogs'] }", "packages.install"),
         ],
@@ -461,9 +470,7 @@ fn names_are_unique_and_every_check_is_tested() {
 
 #[test]
 fn fatal_findings_come_first_and_read_well() {
-    let report = checked(
-        "[security]\nconsole = 'none'\napi = 'off'\n[storage]\nnfs = true",
-    );
+    let report = checked("[security]\nconsole = 'none'\napi = 'off'\n[storage]\nnfs = true");
     assert_eq!((report.fatal(), report.warnings()), (1, 1));
     assert_eq!(
         report.findings[0].to_string(),

@@ -73,8 +73,9 @@ pub struct Registry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
-    /// Address ranges of pods on this node, at most one a family. Both families make a dual-stack node. Empty
-    /// leaves the default network to an add-on that writes its own configuration.
+    /// Address ranges of pods on this node, at most one a family, until the kubelet tells the node's own. Both
+    /// families make a dual-stack node. Empty leaves the default network to an add-on that writes its own
+    /// configuration.
     pub pod_cidrs: Vec<Cidr>,
     /// Plugin of the default network.
     #[serde(rename = "type")]
@@ -88,7 +89,9 @@ pub struct Network {
     pub masquerade: bool,
     /// Whether `hostPort` of pods is served.
     pub port_map: bool,
-    /// Further networks, by name, for pods that ask for them.
+    /// Whether the limits of the annotations `kubernetes.io/ingress-bandwidth` and `egress-bandwidth` are kept.
+    pub bandwidth: bool,
+    /// Further networks, by name, for pods that ask for them in the annotation `k8s.v1.cni.cncf.io/networks`.
     pub networks: BTreeMap<NetworkName, ExtraNetwork>,
 }
 
@@ -101,6 +104,7 @@ impl Default for Network {
             mtu: None,
             masquerade: true,
             port_map: true,
+            bandwidth: true,
             networks: BTreeMap::new(),
         }
     }
@@ -116,6 +120,9 @@ pub struct ExtraNetwork {
     /// The plugin's own configuration, as its documentation has it.
     #[serde(default)]
     pub config: serde_json::Map<String, serde_json::Value>,
+    /// Plugins that are run after it, each with its `type` and configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// The kubelet: its program and its configuration.

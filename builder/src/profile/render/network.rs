@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// Version of the specification the files are in.
 const CNI_VERSION: &str = "1.1.0";
 
-/// The default network, first by name as the runtime wants it, and each further one.
+/// The default network, which an add-on's goes before by name (`05-cilium`, `10-calico`, `00-multus`), and the definition of each further one.
 pub(super) fn files(profile: &Profile) -> Vec<File> {
     let default = (!profile.network.pod_cidrs.is_empty()).then(|| default_network(profile));
     let further = profile.network.networks.iter().map(|(name, network)| further_network(name, network));
@@ -28,6 +28,8 @@ fn default_network(profile: &Profile) -> File {
         .collect();
     let mut plugin = json!({
         "type": network.kind.as_str(),
+        // The kubelet's range goes in the place of these; addresses may be asked for by annotation.
+        "capabilities": { "ipRanges": true, "ips": true, "mac": true },
         "ipam": { "type": "host-local", "ranges": ranges, "routes": routes },
     });
     if network.kind.as_str() == "bridge" {
@@ -45,16 +47,20 @@ fn default_network(profile: &Profile) -> File {
     if network.port_map {
         plugins.push(json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true }));
     }
-    list("10-cairn", "cairn", plugins)
+    if network.bandwidth {
+        plugins.push(json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } }));
+    }
+    list(paths::CNI_CONF, "10-cairn", "cairn", plugins)
 }
 
 fn further_network(name: &NetworkName, network: &ExtraNetwork) -> File {
     let mut plugin = network.config.clone();
     plugin.insert("type".to_owned(), network.kind.as_str().into());
-    list(&format!("50-{name}"), name.as_str(), vec![Value::Object(plugin)])
+    let plugins = std::iter::once(plugin).chain(network.chain.iter().cloned()).map(Value::Object);
+    list(paths::CNI_NETWORKS, name.as_str(), name.as_str(), plugins.collect())
 }
 
-fn list(file: &str, name: &str, plugins: Vec<Value>) -> File {
+fn list(directory: &str, file: &str, name: &str, plugins: Vec<Value>) -> File {
     let list = json!({ "cniVersion": CNI_VERSION, "name": name, "plugins": plugins });
-    File::json(format!("{}/{file}.conflist", paths::CNI_CONF), &list)
+    File::json(format!("{directory}/{file}.conflist"), &list)
 }

@@ -62,7 +62,7 @@ fn hardening_brings_the_parameters_the_kubelet_insists_on() {
 #[test]
 fn a_dual_stack_network_has_a_range_set_a_family() {
     let profile = profile(
-        "[network]\npod_cidrs = ['10.88.0.0/16', 'fd00:88::/64']\nmtu = 1400\n[network.networks.storage]\ntype = 'macvlan'\nconfig = { master = 'eth1' }",
+        "[network]\npod_cidrs = ['10.88.0.0/16', 'fd00:88::/64']\nmtu = 1400\n[network.networks.storage]\ntype = 'macvlan'\nconfig = { master = 'eth1' }\nchain = [{ type = 'tuning', promisc = true }]",
     );
     let list = json(&profile, "/etc/cni/net.d/10-cairn.conflist");
     let bridge = &list["plugins"][0];
@@ -70,7 +70,10 @@ fn a_dual_stack_network_has_a_range_set_a_family() {
     assert_eq!(bridge["ipam"]["ranges"][1][0]["subnet"], "fd00:88::/64");
     assert_eq!(bridge["ipam"]["routes"][1]["dst"], "::/0");
     assert_eq!(list["plugins"][1]["type"], "portmap");
-    let extra = json(&profile, "/etc/cni/net.d/50-storage.conflist");
+    assert_eq!(list["plugins"][2]["type"], "bandwidth");
+    assert_eq!(bridge["capabilities"]["ipRanges"], true);
+    let extra = json(&profile, "/etc/cni/networks.d/storage.conflist");
+    assert_eq!(extra["plugins"][1]["promisc"], true);
     assert_eq!(
         (&extra["plugins"][0]["type"], &extra["plugins"][0]["master"]),
         (&"macvlan".into(), &"eth1".into())

@@ -2,13 +2,14 @@
 
 use super::{
     Runtime,
-    state::{ContainerRecord, PodRecord},
+    state::{ContainerRecord, Pod},
 };
 use crate::{
     cgroup::{Layout, layout},
+    network::network_status,
     shim::launch::SPEC_FILE,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{collections::HashMap, fs};
 
 type Info = HashMap<String, String>;
@@ -35,8 +36,14 @@ impl Runtime {
         one("info", &info)
     }
 
-    /// A pod's places, network and phase.
-    pub(super) fn pod_info(&self, record: &PodRecord) -> Info {
+    /// A pod's places, phase and networks, and whether the plugins find these as they made them.
+    pub(super) async fn pod_info(&self, pod: &Pod) -> Info {
+        let record = pod.record().clone();
+        let checks = self.check_network(pod).await.into_iter();
+        let checks = checks.map(|(interface, state)| {
+            (interface, json!(state.map_or_else(|error| error.to_string(), |()| "OK".to_owned())))
+        });
+        let checks: Map<String, Value> = checks.collect();
         let run = self.pod_run(&record.id);
         let namespaces = fs::read_dir(run.join("ns")).into_iter().flatten().flatten();
         let namespaces: Vec<_> = namespaces.map(|entry| entry.path()).collect();
@@ -47,17 +54,20 @@ impl Runtime {
             "cgroupPath": record.cgroup,
             "namespaces": namespaces,
             "addresses": record.addresses,
-            "network": record.attachment,
+            "networks": record.attachments,
+            "networkCheck": checks,
             "run": run,
             "state": self.pod_state(&record.id),
         });
-        one("info", &info)
+        let mut info = one("info", &info);
+        info.extend(one("networkStatus", &network_status(&record.attachments)));
+        info
     }
 
     /// The runtime's configuration, its network's, and what the kernel gives.
-    pub(super) fn status_info(&self) -> Info {
-        let networks = self.inner.networks.ready();
-        let loaded = networks.as_ref().map_or_else(ToString::to_string, |()| "OK".to_owned());
+    /// `network`: why pods cannot be connected, if they cannot.
+    pub(super) fn status_info(&self, network: Option<&(&str, String)>) -> Info {
+        let loaded = network.map_or("OK", |(_, message)| message.as_str());
         let pods = self.all_pods().len();
         let running = self
             .all_containers()
@@ -67,10 +77,14 @@ impl Runtime {
             })
             .count();
         let mut info = one("config", &json!(self.inner.config));
+        let (defined, broken) = self.inner.networks.defined();
         let network = json!({
             "confDir": self.inner.config.cni_conf,
             "binDirs": self.inner.config.cni_bin,
-            "podCIDR": *super::lock(&self.inner.pod_cidr),
+            "networksDir": self.inner.config.cni_networks,
+            "networks": defined,
+            "brokenNetworks": broken,
+            "podCIDR": self.inner.networks.pod_ranges().join(","),
         });
         info.extend(one("cniconfig", &network));
         info.extend(one("lastCNILoadStatus", &json!(loaded)));

@@ -76,7 +76,6 @@ struct Inner {
     boot: String,
     pods: Mutex<HashMap<String, Arc<Pod>>>,
     containers: Mutex<HashMap<String, Arc<Container>>>,
-    pod_cidr: Mutex<String>,
     user_namespaces: OnceCell<bool>,
     events: broadcast::Sender<cri::ContainerEventResponse>,
 }
@@ -103,8 +102,7 @@ impl Runtime {
     pub async fn open(config: RuntimeConfig, images: ImageService) -> Result<Self, RuntimeError> {
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let networks = Networks::new(config.cni_conf.clone(), config.cni_bin.clone());
-        let pod_cidr = record::load(&config.state.join("pod-cidr.json")).ok().flatten().unwrap_or_default();
+        let networks = Networks::new(&config);
         let runtime = Self {
             inner: Arc::new(Inner {
                 config,
@@ -114,12 +112,13 @@ impl Runtime {
                 boot,
                 pods: Mutex::default(),
                 containers: Mutex::default(),
-                pod_cidr: Mutex::new(pod_cidr),
                 user_namespaces: OnceCell::new(),
                 events: broadcast::Sender::new(EVENT_BACKLOG),
             }),
         };
         runtime.reconcile().await?;
+        let review = runtime.clone();
+        tokio::spawn(async move { review.review_networks().await });
         Ok(runtime)
     }
 

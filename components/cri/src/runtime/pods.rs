@@ -46,7 +46,7 @@ impl Runtime {
             phase: PodPhase::Making,
             boot: self.inner.boot.clone(),
             cgroup,
-            attachment: None,
+            attachments: Vec::new(),
             addresses: Vec::new(),
         };
         check_sysctls(&record)?;
@@ -93,23 +93,14 @@ impl Runtime {
             .map_err(|error| fault("cannot write the pod's resolv.conf and hosts", &error))?;
         self.spawn_shim(record).await?;
         self.connect_shim(pod).await.map_err(|error| fault("the pod's shim does not answer", &error))?;
-        let mut attachment = None;
         if !record.node_network() {
-            let namespace = sandbox::namespace_path(&run, "net").display().to_string();
-            let network = self.pod_network(record, Some(&namespace));
-            let cidr = lock(&self.inner.pod_cidr).clone();
-            let network = PodNetwork { pod_cidr: &cidr, ..network };
-            let fault = |error: NetworkError| fault("cannot connect the pod", &error);
-            let planned = self.inner.networks.plan(&network).map_err(fault)?;
-            // A plugin that is killed half-way has an address taken: the record says how to give it back.
-            pod.record().attachment = Some(planned.clone());
-            self.save_pod(pod)?;
-            attachment = Some(self.inner.networks.add(&network, planned).await.map_err(fault)?);
-        }
-        {
-            let mut held = pod.record();
-            held.addresses = attachment.as_ref().map(|attachment| attachment.addresses()).unwrap_or_default();
-            held.attachment = attachment;
+            self.connect(pod, record, &sandbox::namespace_path(&run, "net")).await.map_err(|error| {
+                if error.is_mistake() {
+                    RuntimeError::Invalid(error.to_string())
+                } else {
+                    fault("cannot connect the pod", &error)
+                }
+            })?;
         }
         let _held = self.hold_plugins().await;
         self.tell_pod_runs(pod).await?;
@@ -117,8 +108,19 @@ impl Runtime {
         self.save_pod(pod)
     }
 
-    fn pod_network<'a>(&self, record: &'a PodRecord, namespace: Option<&'a str>) -> PodNetwork<'a> {
-        PodNetwork { id: &record.id, namespace, config: &record.config, pod_cidr: "" }
+    /// Connects a pod to its networks, and notes them.
+    async fn connect(&self, pod: &Pod, record: &PodRecord, namespace: &Path) -> Result<(), NetworkError> {
+        let namespace = namespace.display().to_string();
+        let network = pod_network(record, Some(&namespace));
+        let mut attachments = self.inner.networks.plan(&network)?;
+        // A plugin that is killed half-way has an address taken: the record says how to give it back.
+        pod.record().attachments = attachments.clone();
+        self.save_pod(pod).map_err(|error| NetworkError::Record(error.to_string()))?;
+        let connected = self.inner.networks.connect(&network, &mut attachments).await;
+        let mut held = pod.record();
+        held.addresses = attachments.first().map(|default| default.addresses()).unwrap_or_default();
+        held.attachments = attachments;
+        connected
     }
 
     /// Starts the shim and waits until it serves.
@@ -274,12 +276,10 @@ impl Runtime {
             }
         }
         self.tell_pod_stops(pod).await;
-        if let Some(attachment) = &record.attachment {
-            let path = sandbox::namespace_path(&self.pod_run(&record.id), "net").display().to_string();
-            let namespace =
-                (record.boot == self.inner.boot && sandbox::is_pinned(Path::new(&path))).then_some(path);
-            let network = self.pod_network(&record, namespace.as_deref());
-            let removed = self.inner.networks.remove(&network, attachment).await;
+        if !record.attachments.is_empty() {
+            let namespace = self.network_namespace(&record);
+            let network = pod_network(&record, namespace.as_deref());
+            let removed = self.inner.networks.disconnect(&network, &record.attachments).await;
             removed.map_err(|error| RuntimeError::fault("cannot disconnect the pod", error))?;
         }
         if let Some(shim) = pod.shim() {
@@ -288,9 +288,15 @@ impl Runtime {
         }
         self.release(&record).await;
         self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped");
-        pod.record().attachment = None;
+        pod.record().attachments.clear();
         note();
         Ok(())
+    }
+
+    /// The pod's network namespace, if it is still there.
+    pub(super) fn network_namespace(&self, record: &PodRecord) -> Option<String> {
+        let path = sandbox::namespace_path(&self.pod_run(&record.id), "net");
+        (record.boot == self.inner.boot && sandbox::is_pinned(&path)).then(|| path.display().to_string())
     }
 
     /// Kills what is left in a pod's cgroup, shim included, and unmounts its namespaces.
@@ -339,6 +345,10 @@ impl Runtime {
         }
         lock(&self.inner.pods).remove(id);
     }
+}
+
+pub(super) fn pod_network<'a>(record: &'a PodRecord, namespace: Option<&'a str>) -> PodNetwork<'a> {
+    PodNetwork { id: &record.id, namespace, config: &record.config }
 }
 
 /// Refuses kernel parameters that are the node's.

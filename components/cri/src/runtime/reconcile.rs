@@ -6,10 +6,12 @@
 
 use super::{
     Runtime, RuntimeError, lock, now,
+    pods::pod_network,
     state::{Container, ContainerRecord, Pod, PodPhase, PodRecord},
 };
 use crate::{
     cgroup::Cgroup,
+    network::NetworkError,
     protocol::{ContainerState, Exit, PodSetup, Reply, Request},
     record,
     shim::sandbox,
@@ -108,6 +110,7 @@ impl Runtime {
         match record.phase {
             PodPhase::Making => {
                 tracing::warn!(pod = record.id, "removing a half-made pod sandbox");
+                self.end_strays(&record).await;
                 // A shim that was being started is found through its cgroup.
                 let _ = self.connect_shim(pod).await;
                 if let Err(error) = self.tear_down(pod).await {
@@ -127,12 +130,13 @@ impl Runtime {
                 }
             }
             PodPhase::NotReady => {
+                self.end_strays(&record).await;
                 // The daemon died while it stopped the pod: what runs says how it is, and the stop goes on.
                 let living = self.inspect(pod).await;
                 if let Ok(states) = &living {
                     self.agree(&record.id, states);
                 }
-                if living.is_err() && record.attachment.is_none() {
+                if living.is_err() && record.attachments.is_empty() {
                     self.containers_lost(&record.id, "SandboxStopped", "the pod was stopped");
                 } else if let Err(error) = self.tear_down(pod).await {
                     tracing::warn!(pod = record.id, "{error}"); // asked to stop or remove it, the kubelet gets it too
@@ -150,6 +154,47 @@ impl Runtime {
                 }
             }
         }
+    }
+
+    /// Plugins that the daemon before this one was running for a pod must not go on while it is disconnected.
+    async fn end_strays(&self, record: &PodRecord) {
+        if record.attachments.is_empty() || record.boot != self.inner.boot {
+            return;
+        }
+        let (runtime, id) = (self.clone(), record.id.clone());
+        // It only fails when the runtime is shutting down.
+        let _ = tokio::task::spawn_blocking(move || runtime.inner.networks.end_strays(&id)).await;
+    }
+
+    /// Once everything is taken up: what networks hold for no pod is given back, and pods that are not as their networks made
+    /// them are told of in the log.
+    pub(super) async fn review_networks(&self) {
+        let valid = || {
+            let attached = |pod: Arc<Pod>| {
+                let record = pod.record();
+                (record.id.clone(), record.attachments.clone())
+            };
+            self.all_pods().into_iter().map(attached).collect()
+        };
+        self.inner.networks.collect_garbage(valid).await;
+        for pod in self.all_pods() {
+            for (interface, state) in self.check_network(&pod).await {
+                if let Err(error) = state {
+                    tracing::warn!(pod = pod.record().id, interface, "the pod's network is damaged: {error}");
+                }
+            }
+        }
+    }
+
+    /// Asks the plugins whether a pod's interfaces are as they made them. Nothing while the pod is being changed.
+    pub(super) async fn check_network(&self, pod: &Pod) -> Vec<(String, Result<(), NetworkError>)> {
+        let Ok(_changing) = pod.changing.try_lock() else { return Vec::new() };
+        let record = pod.record().clone();
+        let namespace = self.network_namespace(&record);
+        if record.phase != PodPhase::Ready || namespace.is_none() {
+            return Vec::new();
+        }
+        self.inner.networks.check(&pod_network(&record, namespace.as_deref()), &record.attachments).await
     }
 
     async fn inspect(&self, pod: &Arc<Pod>) -> Result<Vec<ContainerState>, RuntimeError> {

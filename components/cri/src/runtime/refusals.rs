@@ -46,23 +46,6 @@ pub(super) fn timeout(seconds: i64) -> Checked {
     }
 }
 
-/// Ranges of pod addresses: `10.1.0.0/16`, or one of each family with a comma.
-pub(super) fn pod_cidr(text: &str) -> Checked {
-    let is_range = |range: &str| {
-        let Some((address, length)) = range.trim().split_once('/') else { return false };
-        let longest = match address.parse() {
-            Ok(std::net::IpAddr::V4(_)) => 32,
-            Ok(std::net::IpAddr::V6(_)) => 128,
-            Err(_) => return false,
-        };
-        length.parse::<u8>().is_ok_and(|length| length <= longest)
-    };
-    match text.split(',').all(is_range) {
-        true => Ok(()),
-        false => refuse(format!("pod_cidr `{text}` is not a range of addresses such as 10.1.0.0/16")),
-    }
-}
-
 /// What a sandbox may not ask for.
 pub(super) fn pod(config: &cri::PodSandboxConfig) -> Checked {
     if config.windows.is_some() {
@@ -344,11 +327,5 @@ mod tests {
     fn other_values_that_mean_nothing() {
         assert!(handler("").is_ok() && said(handler("kata")).contains("`kata`"));
         assert!(timeout(0).is_ok() && timeout(-1).is_err());
-        for good in ["10.1.0.0/16", "10.1.0.0/16,fd00::/64", "10.1.0.0/16, fd00::/64"] {
-            assert!(pod_cidr(good).is_ok(), "{good}");
-        }
-        for bad in ["10.1.0.0", "10.1.0.0/33", "x/8", "10.1.0.0/16,", "fd00::/129"] {
-            assert!(pod_cidr(bad).is_err(), "{bad}");
-        }
     }
 }

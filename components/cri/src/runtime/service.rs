@@ -1,7 +1,7 @@
 //! RuntimeService of CRI: each call unpacked, passed on, and its result packed.
 
-use super::{Runtime, RuntimeError, convert, lock, metrics, pages::pages, refusals};
-use crate::record;
+use super::{Runtime, RuntimeError, convert, metrics, pages::pages, refusals};
+use crate::network::RangeError;
 use cairn_contract::{
     cri::{self, runtime_service_server::RuntimeService},
     runtime::CgroupDriver,
@@ -72,9 +72,13 @@ impl RuntimeService for RuntimeServer {
             reason: problem.as_ref().map(|(reason, _)| (*reason).to_owned()).unwrap_or_default(),
             message: problem.map(|(_, message)| message).unwrap_or_default(),
         };
-        let network = self.runtime.inner.networks.ready().err();
+        let network = self.runtime.inner.networks.ready().await.err();
         let network = network.map(|error| ("NetworkPluginNotReady", error.to_string()));
-        let info = if request.into_inner().verbose { self.runtime.status_info() } else { HashMap::new() };
+        let info = if request.into_inner().verbose {
+            self.runtime.status_info(network.as_ref())
+        } else {
+            HashMap::new()
+        };
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![condition("RuntimeReady", None), condition("NetworkReady", network)],
@@ -107,13 +111,11 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
         let network = request.into_inner().runtime_config.and_then(|config| config.network_config);
-        let cidr = network.map(|network| network.pod_cidr).unwrap_or_default();
-        if !cidr.is_empty() {
-            refusals::pod_cidr(&cidr)?;
-            record::save(&self.runtime.inner.config.state.join("pod-cidr.json"), &cidr)
-                .map_err(|error| Status::internal(format!("cannot record the pod address range: {error}")))?;
-            *lock(&self.runtime.inner.pod_cidr) = cidr;
-        }
+        let ranges = network.map(|network| network.pod_cidr).unwrap_or_default();
+        self.runtime.inner.networks.set_pod_ranges(&ranges).map_err(|error| match error {
+            RangeError::Invalid(..) => Status::invalid_argument(error.to_string()),
+            RangeError::Record(_) => Status::internal(error.to_string()),
+        })?;
         Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
     }
 
@@ -154,7 +156,7 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let pod = self.runtime.pod(&request.pod_sandbox_id)?;
         let record = pod.record().clone();
-        let info = if request.verbose { self.runtime.pod_info(&record) } else { HashMap::new() };
+        let info = if request.verbose { self.runtime.pod_info(&pod).await } else { HashMap::new() };
         let containers = self.runtime.containers_of(&record.id);
         Ok(Response::new(cri::PodSandboxStatusResponse {
             status: Some(convert::pod_status(&record)),

@@ -44,9 +44,9 @@ pub(super) struct PodRecord {
     pub(super) boot: String,
     /// Its cgroup.
     pub(super) cgroup: PathBuf,
-    /// Its network; `None` with the node's network, and once disconnected.
-    pub(super) attachment: Option<Attachment>,
-    /// Its addresses, kept for the status of a stopped pod.
+    /// Its networks, the default one first; none with the node's network, and once disconnected.
+    pub(super) attachments: Vec<Attachment>,
+    /// Its addresses on the default network, kept for the status of a stopped pod.
     pub(super) addresses: Vec<std::net::IpAddr>,
 }
 

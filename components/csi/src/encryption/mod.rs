@@ -131,7 +131,9 @@ fn passphrase<'s>(secrets: &'s Secrets, call: &str) -> Result<&'s str, Fault> {
 fn blank(device: &Path) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(device)?;
     let size = file.seek(SeekFrom::End(0))?;
-    for (start, length) in [(0, filesystem::HEAD.min(size)), (size.saturating_sub(filesystem::TAIL), filesystem::TAIL.min(size))] {
+    for (start, length) in
+        [(0, filesystem::HEAD.min(size)), (size.saturating_sub(filesystem::TAIL), filesystem::TAIL.min(size))]
+    {
         file.seek(SeekFrom::Start(start))?;
         let zeros = vec![0; usize::try_from(MIB).unwrap_or_default()];
         let mut left = length;

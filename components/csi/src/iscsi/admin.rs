@@ -51,7 +51,12 @@ impl Admin {
     /// # Errors
     /// [`Fault::Denied`] for wrong secrets, [`Fault::Unavailable`] if nobody answers, [`Fault::NotFound`] if there is no
     /// such target.
-    pub(super) fn login(&self, target: &Target, portal: &Portal, chap: Option<&Chap<'_>>) -> Result<(), Fault> {
+    pub(super) fn login(
+        &self,
+        target: &Target,
+        portal: &Portal,
+        chap: Option<&Chap<'_>>,
+    ) -> Result<(), Fault> {
         self.write(target, portal, chap)?;
         let ended = run(target, portal, "--login")?;
         match ended.status.code() {
@@ -174,7 +179,12 @@ mod tests {
 
     fn target() -> Target {
         let portal = |port| Portal { host: "10.0.2.2".into(), port };
-        Target { iqn: "iqn.2026-11.test:a".into(), portals: vec![portal(3260), portal(3261)], lun: 1, chap: true }
+        Target {
+            iqn: "iqn.2026-11.test:a".into(),
+            portals: vec![portal(3260), portal(3261)],
+            lun: 1,
+            chap: true,
+        }
     }
 
     #[test]
@@ -210,6 +220,9 @@ mod tests {
         let mut target = target();
         target.portals.truncate(1);
         let text = record(&target, &target.portals[0], None);
-        assert!(text.contains("replacement_timeout = 120\n") && text.contains("authmethod = None\n"), "{text}");
+        assert!(
+            text.contains("replacement_timeout = 120\n") && text.contains("authmethod = None\n"),
+            "{text}"
+        );
     }
 }

@@ -65,10 +65,14 @@ impl Iscsi {
         let missing: Vec<&Portal> = target.portals.iter().filter(missing).collect();
         // Side by side: one that does not answer keeps nobody waiting but itself.
         let faults: Vec<Fault> = thread::scope(|scope| {
-            let logins: Vec<_> =
-                missing.iter().map(|portal| scope.spawn(move || self.admin.login(target, portal, chap))).collect();
+            let logins: Vec<_> = missing
+                .iter()
+                .map(|portal| scope.spawn(move || self.admin.login(target, portal, chap)))
+                .collect();
             let ended = logins.into_iter().map(|login| {
-                login.join().unwrap_or_else(|_| Err(Fault::Unavailable("the login failed inside the driver".into())))
+                login
+                    .join()
+                    .unwrap_or_else(|_| Err(Fault::Unavailable("the login failed inside the driver".into())))
             });
             ended.filter_map(Result::err).collect()
         });
@@ -79,7 +83,9 @@ impl Iscsi {
                 tracing::warn!(iqn = %target.iqn, "one way of {}: {fault}", target.portals.len());
                 Ok(sessions)
             }
-            None if sessions.is_empty() => Err(Fault::Unavailable(format!("{}: no session came up", target.iqn))),
+            None if sessions.is_empty() => {
+                Err(Fault::Unavailable(format!("{}: no session came up", target.iqn)))
+            }
             None => Ok(sessions),
         }
     }
@@ -97,7 +103,8 @@ impl Iscsi {
         if let (Some(fault), true) = (fault, disks.is_empty()) {
             return Err(fault);
         }
-        let identities: Result<Vec<String>, Fault> = disks.iter().map(|disk| self.sysfs.identity(disk)).collect();
+        let identities: Result<Vec<String>, Fault> =
+            disks.iter().map(|disk| self.sysfs.identity(disk)).collect();
         if disks.len() > 1 && identities?.windows(2).any(|pair| pair[0] != pair[1]) {
             return Err(Fault::Precondition(format!(
                 "the portals of {} lead to different units: they are not ways to one volume",

@@ -67,7 +67,8 @@ impl Sysfs {
             }
             let number = name.trim_start_matches("session");
             let connection = self.0.join(format!("class/iscsi_connection/connection{number}:0"));
-            let (host, port) = (text(&connection.join("persistent_address")), text(&connection.join("persistent_port")));
+            let (host, port) =
+                (text(&connection.join("persistent_address")), text(&connection.join("persistent_port")));
             // It may be going while we look.
             let (Some(host), Some(port)) = (host, port.and_then(|port| port.parse().ok())) else { continue };
             let Ok(directory) = fs::canonicalize(session.join("device")) else { continue };
@@ -99,14 +100,18 @@ impl Sysfs {
         }
         let host = session.directory.parent().and_then(Path::file_name).unwrap_or_default();
         let scan = self.0.join("class/scsi_host").join(host).join("scan");
-        fs::write(&scan, format!("0 0 {lun}")).during(|| format!("look for unit {lun}: write {}", scan.display()))?;
+        fs::write(&scan, format!("0 0 {lun}"))
+            .during(|| format!("look for unit {lun}: write {}", scan.display()))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.disk(session, lun) {
                 Some(disk) => return Ok(disk),
                 None if Instant::now() < deadline => thread::sleep(PAUSE),
                 None => {
-                    return Err(Fault::NotFound(format!("the target shows no unit {lun} at {}", session.portal)));
+                    return Err(Fault::NotFound(format!(
+                        "the target shows no unit {lun} at {}",
+                        session.portal
+                    )));
                 }
             }
         }
@@ -118,12 +123,15 @@ impl Sysfs {
     /// [`Fault::Precondition`] if the unit does not say.
     pub(super) fn identity(&self, disk: &Disk) -> Result<String, Fault> {
         let identity = text(&self.block(disk).join("device/wwid")).filter(|identity| !identity.is_empty());
-        identity.ok_or_else(|| Fault::Precondition(format!("{} does not say which unit it is (VPD page 83h)", disk.0)))
+        identity.ok_or_else(|| {
+            Fault::Precondition(format!("{} does not say which unit it is (VPD page 83h)", disk.0))
+        })
     }
 
     /// Bytes of a disk.
     pub(super) fn size(&self, name: &str) -> u64 {
-        let sectors = text(&self.0.join("block").join(name).join("size")).and_then(|size| size.parse::<u64>().ok());
+        let sectors =
+            text(&self.0.join("block").join(name).join("size")).and_then(|size| size.parse::<u64>().ok());
         sectors.unwrap_or_default().saturating_mul(512)
     }
 
@@ -218,7 +226,8 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names)
 }
@@ -240,9 +249,11 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        for (number, iqn, port, state) in
-            [(1, "iqn.2026-11.test:a", 3260, "LOGGED_IN"), (2, "iqn.2026-11.test:a", 3261, "FAILED"), (3, "iqn.2026-11.test:b", 3260, "LOGGED_IN")]
-        {
+        for (number, iqn, port, state) in [
+            (1, "iqn.2026-11.test:a", 3260, "LOGGED_IN"),
+            (2, "iqn.2026-11.test:a", 3261, "FAILED"),
+            (3, "iqn.2026-11.test:b", 3260, "LOGGED_IN"),
+        ] {
             let class = format!("class/iscsi_session/session{number}");
             put(&format!("{class}/targetname"), &format!("{iqn}\n"));
             put(&format!("{class}/state"), &format!("{state}\n"));

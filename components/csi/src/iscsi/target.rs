@@ -65,11 +65,14 @@ impl Target {
         let missing = |key: &str| Fault::Invalid(format!("{key} is missing in the volume's attributes"));
         let iqn = value(IQN).ok_or_else(|| missing(IQN))?;
         if !is_iscsi_name(iqn) {
-            return Err(Fault::Invalid(format!("{IQN} {iqn:?} is no iSCSI name such as iqn.2026-11.org.example:disks")));
+            return Err(Fault::Invalid(format!(
+                "{IQN} {iqn:?} is no iSCSI name such as iqn.2026-11.org.example:disks"
+            )));
         }
         let lun = value(LUN).ok_or_else(|| missing(LUN))?;
         let lun = lun.parse().ok().filter(|lun| *lun <= LARGEST_LUN);
-        let lun = lun.ok_or_else(|| Fault::Invalid(format!("{LUN} is not a number from 0 to {LARGEST_LUN}")))?;
+        let lun =
+            lun.ok_or_else(|| Fault::Invalid(format!("{LUN} is not a number from 0 to {LARGEST_LUN}")))?;
         let mut portals = BTreeSet::new();
         portals.extend(value(TARGET_PORTAL).map(|text| Portal::parse(text, TARGET_PORTAL)).transpose()?);
         if let Some(list) = value(PORTALS) {
@@ -83,12 +86,18 @@ impl Target {
         match portals.len() {
             0 => return Err(missing(TARGET_PORTAL)),
             1..=MOST_PORTALS => {}
-            many => return Err(Fault::Invalid(format!("{PORTALS} has {many} ways; at most {MOST_PORTALS} are used"))),
+            many => {
+                return Err(Fault::Invalid(format!(
+                    "{PORTALS} has {many} ways; at most {MOST_PORTALS} are used"
+                )));
+            }
         }
         let chap = match value(SESSION_CHAP) {
             None | Some("false") => false,
             Some("true") => true,
-            Some(other) => return Err(Fault::Invalid(format!("{SESSION_CHAP} {other:?} is not true or false"))),
+            Some(other) => {
+                return Err(Fault::Invalid(format!("{SESSION_CHAP} {other:?} is not true or false")));
+            }
         };
         Ok(Self { iqn: iqn.to_owned(), portals: portals.into_iter().collect(), lun, chap })
     }
@@ -123,7 +132,8 @@ impl Target {
 
 impl Portal {
     fn parse(text: &str, key: &str) -> Result<Self, Fault> {
-        let wrong = || Fault::Invalid(format!("{key} {text:?} is not HOST or HOST:PORT such as 192.0.2.7:3260"));
+        let wrong =
+            || Fault::Invalid(format!("{key} {text:?} is not HOST or HOST:PORT such as 192.0.2.7:3260"));
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, after) = rest.split_once(']').ok_or_else(wrong)?;
@@ -137,7 +147,8 @@ impl Portal {
             },
         };
         let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-.:".contains(&b);
-        if host.is_empty() || host.len() > 253 || host.starts_with(['-', '.']) || !host.bytes().all(harmless) {
+        if host.is_empty() || host.len() > 253 || host.starts_with(['-', '.']) || !host.bytes().all(harmless)
+        {
             return Err(wrong());
         }
         let port = match port {
@@ -178,7 +189,8 @@ mod tests {
 
     #[test]
     fn targets_are_understood() {
-        let target = parse(&[("portals", "[\"[2001:db8::7]:3261\", \"192.0.2.7:3260\", \"b.example\"]")]).unwrap();
+        let target =
+            parse(&[("portals", "[\"[2001:db8::7]:3261\", \"192.0.2.7:3260\", \"b.example\"]")]).unwrap();
         let portals: Vec<String> = target.portals.iter().map(ToString::to_string).collect();
         // The first is also in the list: it is one way.
         assert_eq!(portals, ["192.0.2.7:3260", "[2001:db8::7]:3261", "b.example:3260"]);

@@ -35,7 +35,9 @@ impl Export {
     pub(super) fn parse(texts: &Texts) -> Result<Self, Fault> {
         let value = |key: &str| {
             let value = texts.get(key).map(String::as_str).filter(|value| !value.is_empty());
-            value.ok_or_else(|| Fault::Invalid(format!("the parameter {key} is missing: an NFS volume has one")))
+            value.ok_or_else(|| {
+                Fault::Invalid(format!("the parameter {key} is missing: an NFS volume has one"))
+            })
         };
         Self::new(value(SERVER)?, value(SHARE)?)
     }
@@ -48,7 +50,9 @@ impl Export {
             Some("") => {}
             Some(rest) if is_path(rest) => {}
             _ => {
-                return Err(Fault::Invalid(format!("{SHARE} {share:?} is not an absolute path without . and ..")));
+                return Err(Fault::Invalid(format!(
+                    "{SHARE} {share:?} is not an absolute path without . and .."
+                )));
             }
         }
         let share = format!("/{}", rest.unwrap_or_default());
@@ -177,7 +181,9 @@ fn is_host(text: &str) -> bool {
 fn is_path(text: &str) -> bool {
     text.len() <= 255
         && text.split('/').all(|name| {
-            !name.is_empty() && !name.starts_with('.') && !name.contains(|c: char| c.is_control() || c == SEPARATOR)
+            !name.is_empty()
+                && !name.starts_with('.')
+                && !name.contains(|c: char| c.is_control() || c == SEPARATOR)
         })
 }
 

@@ -33,7 +33,9 @@ impl Health {
         question: impl FnOnce() -> std::io::Result<()> + Send + 'static,
     ) -> Condition {
         let silent = || {
-            Condition::Abnormal("the NFS server does not answer; what is written waits for it to come back".to_owned())
+            Condition::Abnormal(
+                "the NFS server does not answer; what is written waits for it to come back".to_owned(),
+            )
         };
         if !self.lock().insert(id.clone()) {
             return silent();

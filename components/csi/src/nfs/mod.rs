@@ -15,9 +15,7 @@ mod shelf;
 
 use crate::{
     access::{Access, AccessType},
-    backend::{
-        Attachment, Backend, Condition, Expanded, Features, NewVolume, Source, Space, Texts, Volume,
-    },
+    backend::{Attachment, Backend, Condition, Expanded, Features, NewVolume, Source, Space, Texts, Volume},
     capacity::CapacityRange,
     error::Fault,
     id::{Secrets, VolumeId},
@@ -26,11 +24,12 @@ use crate::{
 };
 use cairn_contract::{
     csi::{
-        controller_service_capability::rpc::Type as ControllerRpc, node_service_capability::rpc::Type as NodeRpc,
+        controller_service_capability::rpc::Type as ControllerRpc,
+        node_service_capability::rpc::Type as NodeRpc,
     },
     storage::{BackendKind, StorageConfig},
 };
-use export::{Export, SHARE, SERVER, SUB_DIR, SubDir};
+use export::{Export, SERVER, SHARE, SUB_DIR, SubDir};
 use health::Health;
 use mount::Bench;
 use shelf::{OnDelete, Record, Shelf};
@@ -78,7 +77,8 @@ const NODE: &[NodeRpc] = &[
 
 impl Nfs {
     fn shelf(&self, export: &Export) -> Result<Shelf, Fault> {
-        let options: Vec<String> = OWN_OPTIONS.map(str::to_owned).into_iter().chain(export.option()).collect();
+        let options: Vec<String> =
+            OWN_OPTIONS.map(str::to_owned).into_iter().chain(export.option()).collect();
         self.bench.mount(&export.source(None), &options).map(Shelf::new)
     }
 
@@ -111,7 +111,9 @@ impl Backend for Nfs {
     fn accepts(&self, access: &Access) -> Result<(), Fault> {
         match access.kind {
             AccessType::Mount(_) => Ok(()),
-            AccessType::Block => Err(Fault::Invalid("an NFS volume is files, and no block device".to_owned())),
+            AccessType::Block => {
+                Err(Fault::Invalid("an NFS volume is files, and no block device".to_owned()))
+            }
         }
     }
 
@@ -121,7 +123,9 @@ impl Backend for Nfs {
             return Err(Fault::Invalid(format!("there is no mutable parameter {key:?} for NFS volumes")));
         }
         if wanted.source.is_some() {
-            return Err(Fault::Invalid("an NFS volume cannot be made from another or from a snapshot".to_owned()));
+            return Err(Fault::Invalid(
+                "an NFS volume cannot be made from another or from a snapshot".to_owned(),
+            ));
         }
         let export = &parameters.export;
         let below = match &parameters.below {
@@ -132,7 +136,11 @@ impl Backend for Nfs {
         let shelf = self.shelf(export)?;
         let record = match shelf.record(&below)? {
             Some(held) if held.name != wanted.name => {
-                return Err(Fault::AlreadyExists(format!("{} on {export} is the volume {}", below.as_str(), held.name)));
+                return Err(Fault::AlreadyExists(format!(
+                    "{} on {export} is the volume {}",
+                    below.as_str(),
+                    held.name
+                )));
             }
             Some(held) if !wanted.range.fits(held.bytes) => {
                 let Record { name, bytes, .. } = held;
@@ -265,7 +273,13 @@ fn mode(text: &str) -> Result<Option<u32>, Fault> {
 }
 
 fn described(id: VolumeId, export: &Export, below: &SubDir, record: &Record) -> Volume {
-    Volume { id, bytes: record.bytes, context: export.context(below), source: None, condition: Condition::Normal }
+    Volume {
+        id,
+        bytes: record.bytes,
+        context: export.context(below),
+        source: None,
+        condition: Condition::Normal,
+    }
 }
 
 #[cfg(test)]
@@ -279,7 +293,8 @@ mod tests {
 
     #[test]
     fn parameters_are_checked() {
-        let good = parse(&[("subDir", "a/b"), ("onDelete", "archive"), ("mountPermissions", "0770")]).unwrap();
+        let good =
+            parse(&[("subDir", "a/b"), ("onDelete", "archive"), ("mountPermissions", "0770")]).unwrap();
         assert_eq!((good.on_delete, good.mode), (OnDelete::Archive, Some(0o770)));
         assert_eq!(parse(&[("mountPermissions", "0")]).unwrap().mode, None);
         for (key, value) in [
@@ -290,7 +305,10 @@ mod tests {
             ("subdir", "b"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err().to_string();
-            assert!(error.contains(key) && error.contains(value) || error.contains("no parameter"), "{error}");
+            assert!(
+                error.contains(key) && error.contains(value) || error.contains("no parameter"),
+                "{error}"
+            );
         }
     }
 }

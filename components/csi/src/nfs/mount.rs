@@ -85,9 +85,20 @@ fn explained(source: &str, complaint: &str) -> Option<Fault> {
     let text = || format!("{source}: {complaint}");
     if says(&["No such file or directory", "not exported", "Stale file handle"]) {
         Some(Fault::NotFound(text()))
-    } else if says(&["incorrect mount option", "invalid option", "Invalid argument", "option is not supported"]) {
+    } else if says(&[
+        "incorrect mount option",
+        "invalid option",
+        "Invalid argument",
+        "option is not supported",
+    ]) {
         Some(Fault::Invalid(text()))
-    } else if says(&["access denied", "Operation not permitted", "Permission denied", "not supported", "rpc.statd"]) {
+    } else if says(&[
+        "access denied",
+        "Operation not permitted",
+        "Permission denied",
+        "not supported",
+        "rpc.statd",
+    ]) {
         Some(Fault::Precondition(text()))
     } else if says(&[
         "timed out",
@@ -113,9 +124,15 @@ mod tests {
     #[test]
     fn complaints_have_their_codes() {
         for (complaint, code) in [
-            ("mount.nfs: mounting a:/b failed, reason given by server: No such file or directory", Code::NotFound),
+            (
+                "mount.nfs: mounting a:/b failed, reason given by server: No such file or directory",
+                Code::NotFound,
+            ),
             ("mount.nfs: access denied by server while mounting a:/b", Code::FailedPrecondition),
-            ("mount.nfs: requested NFS version or transport protocol is not supported", Code::FailedPrecondition),
+            (
+                "mount.nfs: requested NFS version or transport protocol is not supported",
+                Code::FailedPrecondition,
+            ),
             ("mount.nfs: an incorrect mount option was specified", Code::InvalidArgument),
             ("mount.nfs: Connection refused", Code::Unavailable),
             ("mount.nfs: Connection timed out", Code::Unavailable),

@@ -87,7 +87,9 @@ impl Shelf {
         let name = record_name(below);
         let read = || -> std::io::Result<Option<Record>> {
             let Some(own) = absent(self.open(Path::new(OWN)))? else { return Ok(None) };
-            let Some(file) = absent(open_in(&own, Path::new(&name), OFlags::RDONLY))? else { return Ok(None) };
+            let Some(file) = absent(open_in(&own, Path::new(&name), OFlags::RDONLY))? else {
+                return Ok(None);
+            };
             let mut text = String::new();
             File::from(file).read_to_string(&mut text)?;
             Ok(Some(serde_json::from_str(&text)?))

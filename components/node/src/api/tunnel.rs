@@ -32,8 +32,9 @@ pub(super) async fn open(
         Some(Content::Target(target)) => TunnelTarget::try_from(target).unwrap_or_default(),
         _ => TunnelTarget::Unspecified,
     };
-    let path = socket(backends, target)
-        .ok_or_else(|| Status::invalid_argument("the first message must name a target that this node knows"))?;
+    let path = socket(backends, target).ok_or_else(|| {
+        Status::invalid_argument("the first message must name a target that this node knows")
+    })?;
     let socket = UnixStream::connect(&path).await;
     let socket = socket
         .map_err(|error| Status::unavailable(format!("cannot connect to {}: {error}", path.display())))?;

@@ -83,7 +83,9 @@ mod tests {
         assert_eq!(files[0].2, "node-1\n");
         assert_eq!(files[2].2, "InitiatorName=iqn.2016-04.com.open-iscsi:0\n");
         assert!(
-            render(&MachineConfig::default(), "a", None).iter().all(|file| !file.path.starts_with("/etc/iscsi"))
+            render(&MachineConfig::default(), "a", None)
+                .iter()
+                .all(|file| !file.path.starts_with("/etc/iscsi"))
         );
     }
 

@@ -94,6 +94,22 @@ pub(super) fn sync(words: &[&str]) -> Outcome {
     DONE
 }
 
+/// Beside its place and renamed, with the mode of the source: the way in which network add-ons install plugins, which
+/// may be running at that moment.
+pub(super) fn install(words: &[&str]) -> Outcome {
+    let [source, target] = Options::parse(words, &[], &[])?.words()?;
+    let beside = format!("{target}.new");
+    let copied = fs::copy(source, &beside).and_then(|_| fs::rename(&beside, target));
+    copied.map_err(|e| Failure::os(target, &e))?;
+    DONE
+}
+
+pub(super) fn rm(words: &[&str]) -> Outcome {
+    let [path] = Options::parse(words, &[], &[])?.words()?;
+    fs::remove_file(path).map_err(|e| Failure::os(path, &e))?;
+    DONE
+}
+
 pub(super) fn sha256(words: &[&str]) -> Outcome {
     let [path] = Options::parse(words, &[], &[])?.words()?;
     let failed = |e: io::Error| Failure::os(path, &e);

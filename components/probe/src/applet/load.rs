@@ -63,9 +63,6 @@ mod tests {
             ["10", "64M", "2g", "4K"].map(|text| bytes(text).ok()),
             [Some(10), Some(64 << 20), Some(2 << 30), Some(4096)]
         );
-        assert_eq!(
-            ["", "M", "1T", "99999999999999999999G"].map(|text| bytes(text).ok()),
-            [None; 4]
-        );
+        assert_eq!(["", "M", "1T", "99999999999999999999G"].map(|text| bytes(text).ok()), [None; 4]);
     }
 }

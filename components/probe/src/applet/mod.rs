@@ -62,8 +62,8 @@ pub(crate) const TABLE: &[Applet] = &[
     },
     Applet {
         name: "serve",
-        arguments: "[--tcp PORT [--http]] [--udp PORT]",
-        purpose: "echo servers on all addresses, or with --http a web server on the TCP port; prints `ready`",
+        arguments: "[--tcp PORT [--http | --sink]] [--udp PORT]",
+        purpose: "echo servers on all addresses; on the TCP port with --http a web server, with --sink one that takes what comes and tells how many bytes it was; prints `ready`",
         run: serve::run,
     },
     Applet {
@@ -71,6 +71,12 @@ pub(crate) const TABLE: &[Applet] = &[
         arguments: "tcp|udp ADDRESS PORT TEXT [--timeout SECONDS]",
         purpose: "send TEXT to an echo server and expect it back; prints the milliseconds it took",
         run: network::dial,
+    },
+    Applet {
+        name: "pour",
+        arguments: "ADDRESS PORT SECONDS",
+        purpose: "send to a sink (serve --sink) for so long; prints the megabits a second that arrived, as JSON",
+        run: network::pour,
     },
     Applet {
         name: "ping",
@@ -127,6 +133,13 @@ pub(crate) const TABLE: &[Applet] = &[
     },
     Applet { name: "mkdir", arguments: "DIRECTORY", purpose: "make it with its parents", run: files::mkdir },
     Applet { name: "sync", arguments: "", purpose: "wait until all is on its disk", run: files::sync },
+    Applet {
+        name: "install",
+        arguments: "SOURCE TARGET",
+        purpose: "copy a file with its mode, beside TARGET and renamed over it",
+        run: files::install,
+    },
+    Applet { name: "rm", arguments: "FILE", purpose: "remove a file", run: files::rm },
     Applet { name: "sha256", arguments: "FILE", purpose: "the SHA-256 of a file", run: files::sha256 },
     Applet { name: "mounts", arguments: "[--json]", purpose: "/proc/self/mountinfo", run: files::mounts },
     Applet {

@@ -1,6 +1,6 @@
 //! Applets that ask the network.
 
-use super::{DONE, Failure, Options, Outcome, number};
+use super::{DONE, Failure, Options, Outcome, number, seconds};
 use crate::{dns, errno};
 use std::{
     io::{self, Read, Write},
@@ -12,6 +12,9 @@ use std::{
 mod ifconfig;
 
 pub(super) use ifconfig::run as ifconfig;
+
+/// A network that takes or brings nothing for this long is broken.
+const POUR_PATIENCE: Duration = Duration::from_secs(30);
 
 /// UDP loses things; a datagram not answered for this long is sent again.
 const RESEND: Duration = Duration::from_millis(500);
@@ -71,6 +74,37 @@ fn dial_udp(peer: SocketAddr, text: &[u8], timeout: Duration) -> io::Result<Vec<
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Sends as fast as the network takes it. What counts is what arrived, and when the last of it did.
+pub(super) fn pour(words: &[&str]) -> Outcome {
+    let [address, port, time] = Options::parse(words, &[], &[])?.words()?;
+    let peer = SocketAddr::new(number("ADDRESS", address.trim_matches(['[', ']']))?, number("PORT", port)?);
+    let time = seconds(number("SECONDS", time)?)?;
+    let (bytes, taken) = pour_into(peer, time).map_err(|e| Failure::os(format_args!("tcp {peer}"), &e))?;
+    let rate = bytes as f64 * 8.0 / 1e6 / taken.as_secs_f64();
+    println!(
+        "{{\"bytes\":{bytes},\"seconds\":{:.3},\"megabits_per_second\":{rate:.2}}}",
+        taken.as_secs_f64()
+    );
+    DONE
+}
+
+fn pour_into(peer: SocketAddr, time: Duration) -> io::Result<(u64, Duration)> {
+    let mut stream = TcpStream::connect_timeout(&peer, POUR_PATIENCE)?;
+    stream.set_write_timeout(Some(POUR_PATIENCE))?;
+    stream.set_read_timeout(Some(POUR_PATIENCE))?;
+    let chunk = vec![0; 128 * 1024];
+    let start = Instant::now();
+    while start.elapsed() < time {
+        stream.write_all(&chunk)?;
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut count = String::new();
+    stream.read_to_string(&mut count)?;
+    let taken = start.elapsed();
+    let count = count.parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a sink"))?;
+    Ok((count, taken))
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {

@@ -12,15 +12,20 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(words: &[&str]) -> Outcome {
-    let options = Options::parse(words, &["tcp", "udp"], &["http"])?;
+    let options = Options::parse(words, &["tcp", "udp"], &["http", "sink"])?;
     options.words::<0>()?;
     let (tcp, udp) = (options.value::<u16>("tcp")?, options.value::<u16>("udp")?);
     if tcp.is_none() && udp.is_none() {
         return Err(Failure::usage("nothing to serve: give --tcp PORT or --udp PORT"));
     }
-    let http = options.flag("http");
-    if http && tcp.is_none() {
-        return Err(Failure::usage("--http wants a port: --tcp PORT"));
+    let on_tcp = match (options.flag("http"), options.flag("sink")) {
+        (true, true) => return Err(Failure::usage("--http and --sink want the same port")),
+        (true, false) => answer_http,
+        (false, true) => swallow,
+        (false, false) => echo,
+    };
+    if tcp.is_none() && (options.flag("http") || options.flag("sink")) {
+        return Err(Failure::usage("--http and --sink want a port: --tcp PORT"));
     }
     let tcp = tcp.map(|port| {
         bind(port, TcpListener::bind).map_err(|e| Failure::os(format_args!("tcp port {port}"), &e))
@@ -31,7 +36,7 @@ pub(super) fn run(words: &[&str]) -> Outcome {
     let (tcp, udp) = (tcp.transpose()?, udp.transpose()?);
     println!("ready");
     let workers = [
-        tcp.map(|listener| thread::spawn(move || accept(&listener, if http { answer_http } else { echo }))),
+        tcp.map(|listener| thread::spawn(move || accept(&listener, on_tcp))),
         udp.map(|socket| thread::spawn(move || echo_datagrams(&socket))),
     ];
     for worker in workers.into_iter().flatten() {
@@ -66,6 +71,18 @@ fn accept(listener: &TcpListener, serve: fn(TcpStream) -> io::Result<()>) {
 
 fn echo(client: TcpStream) -> io::Result<()> {
     io::copy(&mut (&client), &mut (&client)).map(|_| ())
+}
+
+/// Takes everything, and tells how many bytes it was.
+fn swallow(client: TcpStream) -> io::Result<()> {
+    let mut buffer = vec![0; 128 * 1024];
+    let mut count: u64 = 0;
+    loop {
+        match (&client).read(&mut buffer)? {
+            0 => return write!(&client, "{count}"),
+            length => count += length as u64,
+        }
+    }
 }
 
 fn answer_http(client: TcpStream) -> io::Result<()> {

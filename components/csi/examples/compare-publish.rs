@@ -1,6 +1,6 @@
 //! CPU time and memory of this driver and of another one, doing the same in turns.
 //!
-//! `compare OURS THEIRS [ROUNDS]`: paths of `cairn-csi` and of csi-driver-host-path's `hostpathplugin`. As root. Each round is
+//! `compare-publish OURS THEIRS [ROUNDS]`: paths of `cairn-csi` and of csi-driver-host-path's `hostpathplugin`. As root. Each round is
 //! ten times publish and unpublish of one staged volume, then the other driver's turn. CPU is that of the driver's process
 //! and of what it started, as the kernel counts it.
 
