@@ -100,6 +100,7 @@ fn configuration(bytes: &[u8]) -> u64 {
         node_network: false,
         node_ipc: false,
         users: None,
+        plugin_devices: &[],
     });
     match result {
         Ok((spec, user)) => {
