@@ -71,7 +71,8 @@ impl Node {
         fs::write(node.path("net.d/10-claim.conflist"), network).unwrap();
         let config = format!(
             "socket = '{0}/cri.sock'\nstate = '{0}/state'\nrun = '{0}/r'\nbaked_images = '{0}/images'\n\
-             cgroup_driver = 'cgroupfs'\nshim = '{1}'\ncni_bin = ['{0}/bin']\ncni_conf = '{0}/net.d'\n\
+             nri = false\ncgroup_driver = 'cgroupfs'\nshim = '{1}'\ncni_bin = ['{0}/bin']\n\
+             cni_conf = '{0}/net.d'\n\
              certs_d = '{0}/certs.d'\nregistry_auth = '{0}/auth.json'\n{more}\n",
             node.base.path().display(),
             env!("CARGO_BIN_EXE_cairn-shim"),
