@@ -66,7 +66,7 @@ impl PodRanges {
 
 fn parse(text: &str) -> Result<Vec<IpNetwork>, String> {
     let mut ranges: Vec<IpNetwork> = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()) {
         let range: IpNetwork =
             part.parse().map_err(|_| format!("`{part}` is no range such as 10.1.2.0/24"))?;
         if ranges.iter().any(|other| other.address.is_ipv4() == range.address.is_ipv4()) {
@@ -182,7 +182,7 @@ mod tests {
         ranges.set("").unwrap();
         assert!(ranges.get().is_empty());
         ranges.set("10.244.3.0/24, fd00:3::/64").unwrap();
-        for bad in ["10.1.0.0/24,10.2.0.0/24", "10.1.0.0", "x"] {
+        for bad in ["10.1.0.0/24,10.2.0.0/24", "10.1.0.0", "10.1.0.0/33", "10.1.0.0/16,", "x"] {
             assert!(matches!(ranges.set(bad), Err(RangeError::Invalid(..))), "{bad}");
         }
         assert_eq!(PodRanges::open(file.clone()).get().len(), 2);

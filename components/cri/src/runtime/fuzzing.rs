@@ -22,7 +22,8 @@ pub fn state(bytes: &[u8]) -> u64 {
         assert!(convert::pod_matches(&record, Some(&filter)));
         outcome |= 1 << 8 | u64::from(record.users().is_some()) | u64::from(record.node_network()) << 1;
         outcome |= u64::from(record.node_ipc()) << 2 | u64::from(record.addresses.is_empty()) << 3;
-        let addresses = record.attachment.as_ref().map_or(0, |attachment| attachment.addresses().len());
+        let addresses =
+            record.attachments.iter().map(|attachment| attachment.addresses().len()).sum::<usize>();
         outcome |= (addresses.min(3) as u64) << 4;
     }
     if let Ok(record) = serde_json::from_slice::<ContainerRecord>(bytes) {

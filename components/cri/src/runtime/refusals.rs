@@ -187,7 +187,7 @@ mod tests {
             phase: PodPhase::Ready,
             boot: String::new(),
             cgroup: "/a".into(),
-            attachment: None,
+            attachments: Vec::new(),
             addresses: Vec::new(),
         }
     }
