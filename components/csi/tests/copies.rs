@@ -42,31 +42,32 @@ async fn a_volume_in_use_is_copied_consistently_where_blocks_are_shared() {
     let mut lab = Lab::with_pools(Pools::Xfs, "");
     let mut clients = lab.clients().await;
     let capability = mount("", Mode::SingleNodeWriter);
-    let parameters = [("type", "image")];
-    let volume = clients.create(wanted("origin", 64 * MIB, &capability, &parameters)).await.unwrap();
+    // Growing ext4 in use is not allowed everywhere; and a clone of XFS has its origin's identifier.
+    let parameters = [("type", "image"), ("fsType", "xfs")];
+    let volume = clients.create(wanted("origin", 320 * MIB, &capability, &parameters)).await.unwrap();
     let (staging, target) = (lab.target("origin"), lab.target("pods/1/origin"));
     clients.stage(&volume, &staging, &capability).await.unwrap();
     clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
     // Not flushed: freezing has to do that.
     fs::write(Path::new(&target).join("file"), "before").unwrap();
     let made = snapshot(&mut clients, &volume.volume_id, "s").await.unwrap();
-    assert!(made.ready_to_use && made.size_bytes == 64 * MIB && made.creation_time.is_some());
+    assert!(made.ready_to_use && made.size_bytes == 320 * MIB && made.creation_time.is_some());
     assert_eq!(snapshot(&mut clients, &volume.volume_id, "s").await.unwrap(), made);
     fs::write(Path::new(&target).join("file"), "after").unwrap();
 
     let clone = csi::CreateVolumeRequest {
         volume_content_source: from_volume(&volume.volume_id),
-        ..wanted("clone", 64 * MIB, &capability, &parameters)
+        ..wanted("clone", 320 * MIB, &capability, &parameters)
     };
     let clone = clients.create(clone).await.unwrap();
     // Larger than what it is made from: the file system has to grow.
     let restored = csi::CreateVolumeRequest {
         volume_content_source: from_snapshot(&made.snapshot_id),
-        ..wanted("restored", 256 * MIB, &capability, &parameters)
+        ..wanted("restored", 640 * MIB, &capability, &parameters)
     };
     let restored = clients.create(restored).await.unwrap();
     assert_eq!(restored.content_source, from_snapshot(&made.snapshot_id));
-    for (volume, expected, bytes) in [(&clone, "after", 40 << 20), (&restored, "before", 200 << 20)] {
+    for (volume, expected, bytes) in [(&clone, "after", 200 << 20), (&restored, "before", 500 << 20)] {
         let (staging, target) = (lab.target("copy"), lab.target("pods/2/copy"));
         clients.stage(volume, &staging, &capability).await.unwrap();
         clients.publish(volume, &staging, &target, &capability, false).await.unwrap();

@@ -29,7 +29,16 @@ pub fn obstacle() -> Option<&'static str> {
     (!Path::new("/dev/loop-control").exists()).then_some("needs loop devices")
 }
 
-/// Where the file systems that a test needs can be had.
+/// Whether this process may grow a mounted ext4: the kernel wants CAP_SYS_RESOURCE for that, which root in a container often
+/// lacks.
+pub fn may_grow_ext4() -> bool {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(held.trim(), 16).unwrap() & SYS_RESOURCE != 0
+}
+
+/// Whether a program that a test needs is there.
 pub fn has_program(name: &str) -> bool {
     ["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(name).exists())
 }
