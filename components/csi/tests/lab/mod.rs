@@ -219,12 +219,19 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.kill();
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for place in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)) {
-            if Path::new(place).starts_with(self.base.path()) {
-                let _ = rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH);
+        let pool = self.pool();
+        let unmount = |fits: &dyn Fn(&Path) -> bool| {
+            let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+            for place in mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).map(Path::new) {
+                if place.starts_with(self.base.path()) && fits(place) {
+                    let _ = rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH);
+                }
             }
-        }
+        };
+        // The pool's own disk goes last: the devices of what is in it keep it.
+        unmount(&|place| place != pool);
+        let _ = cairn_csi::loopback::detach_below(&pool, |_| false);
+        unmount(&|_| true);
         let _ = cairn_csi::loopback::detach_below(self.base.path(), |_| false);
     }
 }
