@@ -126,7 +126,8 @@ pub fn decode(bytes: &[u8], identity: &Identity, conversation: u32) -> Option<An
     let options = Options::of(bytes);
     let kind = *options.get(MESSAGE_TYPE)?.first()?;
     if kind == NAK {
-        let why = options.get(MESSAGE).map(|text| String::from_utf8_lossy(text).into_owned());
+        let why = options.get(MESSAGE).filter(|text| !text.is_empty());
+        let why = why.map(|text| String::from_utf8_lossy(text).into_owned());
         return Some(Answer::Refused(why.unwrap_or_else(|| "the server says no".to_owned())));
     }
     let address = Ipv4Addr::from(<[u8; 4]>::try_from(&header[YIADDR]).ok()?);
@@ -403,6 +404,8 @@ mod tests {
         ));
         let no = decode(&reply(&[53, 1, NAK, 56, 2, b'n', b'o']), &identity(), 7);
         assert_eq!(no, Some(Answer::Refused("no".into())));
+        let wordless = decode(&reply(&[53, 1, NAK, 56, 0]), &identity(), 7);
+        assert_eq!(wordless, Some(Answer::Refused("the server says no".into())));
     }
 
     proptest::proptest! {
