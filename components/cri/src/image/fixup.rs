@@ -17,6 +17,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Undescribed directories of all layers, at most: looking for each in every layer takes its time.
+const MAX_PLANNED: usize = 4096;
+
 /// A layer's files, and the directories in it that its archive did not describe.
 pub(super) struct Lower<'a> {
     pub(super) root: PathBuf,
@@ -27,6 +30,14 @@ pub(super) struct Lower<'a> {
 /// it takes. Empty for almost every image.
 pub(super) fn plan(layers: &[Lower<'_>]) -> Vec<(PathBuf, PathBuf)> {
     let mut wanted = BTreeMap::new();
+    let undescribed = layers.iter().map(|layer| layer.implicit.len()).sum::<usize>();
+    if undescribed > MAX_PLANNED {
+        tracing::warn!(
+            undescribed,
+            "too many directories that no layer describes; they keep plain attributes"
+        );
+        return Vec::new();
+    }
     for path in layers.iter().flat_map(|layer| layer.implicit) {
         let Some((described, true)) = described(layers, path) else { continue };
         if is_plain(&described) {
@@ -171,6 +182,11 @@ mod tests {
         // Described on top: what the top says counts, and nothing is to be mended.
         let layers =
             [Lower { root: top.clone(), implicit: &[] }, Lower { root: base.clone(), implicit: &[] }];
+        assert!(plan(&layers).is_empty());
+        // Far too many: none is looked for.
+        let many: Vec<PathBuf> = (0..=MAX_PLANNED).map(|number| format!("tmp/{number}").into()).collect();
+        let layers =
+            [Lower { root: top.clone(), implicit: &many }, Lower { root: base.clone(), implicit: &[] }];
         assert!(plan(&layers).is_empty());
         // Removed on top: nothing comes back.
         let above = dir.path().join("above");

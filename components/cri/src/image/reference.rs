@@ -174,7 +174,15 @@ fn is_domain(domain: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
+    // What ends in a number is an IPv4 address to every URL parser, in forms as odd as `1.2.3`: only the plain one is
+    // the host that was written.
+    let last = host.rsplit('.').next().unwrap_or(host);
+    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let numeric = hex.map_or(last.bytes().all(|b| b.is_ascii_digit()), |digits| {
+        digits.bytes().all(|b| b.is_ascii_hexdigit())
+    });
     host.split('.').all(label)
+        && (!numeric || host.parse::<std::net::Ipv4Addr>().is_ok())
         && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
@@ -245,6 +253,12 @@ mod tests {
             "a___b",
             "r.example:port/a",
             "r.example:99999/a",
+            "r.ele0.15000/a",
+            "1.2.3/a",
+            "1.2.3.4.5/a",
+            "127.0.0.01/a",
+            "r.0x7f/a",
+            "5:80/a",
             "[::1/a",
             "[::1]x/a",
             "../etc",

@@ -264,3 +264,13 @@ fn a_deep_tree_is_replaced() {
     unpack(&bytes[..], &dir.path().join("root")).unwrap();
     assert!(dir.path().join("root/d").is_file());
 }
+
+#[test]
+fn a_path_that_nobody_describes_has_an_end() {
+    let Some(dir) = scratch() else { return };
+    let mut tree = Tree::open(&dir.path().join("root")).unwrap();
+    assert!(tree.place(Path::new(&"d/".repeat(200)).join("f").as_path()).is_ok());
+    assert_eq!(tree.take_made(), 200);
+    assert_eq!(tree.place(Path::new(&"e/".repeat(300)).join("f").as_path()).err(), Some(Errno::NAMETOOLONG));
+    assert!(!dir.path().join("root/e").exists());
+}

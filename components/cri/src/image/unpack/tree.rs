@@ -21,6 +21,9 @@ use std::{
 /// Chains of dangling symlinks longer than this are loops.
 const MAX_LINKS: usize = 40;
 
+/// Directories that no entry describes are made so deep at most. Whoever looks at such a path later does so step by step.
+const MAX_DEPTH: usize = 256;
+
 /// How overlayfs marks a directory that hides those below it.
 const OPAQUE: &str = "trusted.overlay.opaque";
 
@@ -200,6 +203,9 @@ impl Tree {
         let mut current = Rc::clone(&self.root);
         let mut walked = PathBuf::new();
         let components: Vec<_> = path.components().collect();
+        if components.len() > MAX_DEPTH {
+            return Err(Errno::NAMETOOLONG);
+        }
         for (index, component) in components.iter().enumerate() {
             let Component::Normal(name) = component else { return Err(Errno::INVAL) };
             let place = Place { parent: Rc::clone(&current), name: (*name).to_owned() };
