@@ -64,7 +64,8 @@ impl Driver {
 /// Writes the drivers' figures in Prometheus' text format.
 pub fn render(drivers: &[Arc<Driver>], text: &mut String) {
     use std::fmt::Write;
-    let metrics: [(&str, fn(&Driver) -> usize); 2] = [
+    type Count = fn(&Driver) -> usize;
+    let metrics: [(&str, Count); 2] = [
         ("cairn_csi_staged_volumes", |driver| driver.staged.count()),
         ("cairn_csi_published_volumes", |driver| driver.published.count()),
     ];

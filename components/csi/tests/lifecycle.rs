@@ -1,6 +1,6 @@
 //! A volume's whole life against the real program, for each kind of local volume; restarts in between.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod lab;
 

@@ -1,5 +1,7 @@
 //! Plugins over real sockets: who is told what, in which order, and what becomes of those that misbehave.
 
+#![allow(clippy::unwrap_used)]
+
 use cairn_nri::{
     Host, Plugins, ServeError, Settings,
     api::{

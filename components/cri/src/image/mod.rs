@@ -23,6 +23,7 @@ mod fixup;
 mod flight;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod heap;
 mod hosts;
 mod keyring;
 mod layer;

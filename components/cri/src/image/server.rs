@@ -1,6 +1,6 @@
 //! CRI's ImageService, translated: messages to calls, errors to gRPC codes.
 
-use super::{Image, ImageError, ImageService, ImageSource, auth::PullSecret, reference::Reference};
+use super::{Image, ImageError, ImageService, ImageSource, auth::PullSecret, heap, reference::Reference};
 use cairn_contract::cri;
 use futures::stream;
 use oci_spec::image::ImageConfiguration;
@@ -81,7 +81,9 @@ impl cri::image_service_server::ImageService for ImageServer {
                 Status::invalid_argument(format!("{reference}: the pull secret's {error}"))
             })?,
         };
-        let image = self.0.pull(&name, secret).await.map_err(|error| status(&error))?;
+        let pulled = self.0.pull(&name, secret).await;
+        drop(tokio::task::spawn_blocking(heap::give_back));
+        let image = pulled.map_err(|error| status(&error))?;
         Ok(Response::new(cri::PullImageResponse { image_ref: image.id.to_string() }))
     }
 

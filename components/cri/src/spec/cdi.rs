@@ -141,7 +141,6 @@ pub(super) fn hooks(edits: &[Edits]) -> Option<oci::Hooks> {
     hooks
         .set_create_runtime(named("createRuntime"))
         .set_create_container(named("createContainer"))
-        .set_start_container(named("startContainer"))
         .set_poststart(named("poststart"));
     edits.iter().any(|edit| !edit.hooks.is_empty()).then_some(hooks)
 }
@@ -249,9 +248,10 @@ impl Edits {
 
     fn unsupported(&self) -> Option<&'static str> {
         let odd_mount = |mount: &Mount| !matches!(mount.kind.as_str(), "" | "bind" | "none");
-        let known = ["createRuntime", "createContainer", "startContainer", "poststart"];
+        // A startContainer hook is a file of the image, and libcontainer runs it before the container is confined.
+        let known = ["createRuntime", "createContainer", "poststart"];
         if self.hooks.iter().any(|hook| !known.contains(&hook.hook_name.as_str())) {
-            Some("hooks other than createRuntime, createContainer, startContainer and poststart")
+            Some("hooks other than createRuntime, createContainer and poststart")
         } else if self.hooks.iter().any(|hook| !hook.path.is_absolute()) {
             Some("hooks whose path is not absolute")
         } else if self.intel_rdt.is_some() {
@@ -353,7 +353,7 @@ containerEdits:
     args: [y-hook, create-symlinks, --link, "../lib.so.1::/usr/lib/lib.so"]
     env:
     - DEBUG=false
-  - {hookName: startContainer, path: /usr/bin/other, timeout: 5}
+  - {hookName: poststart, path: /usr/bin/other, timeout: 5}
   mounts:
   - hostPath: /lib
     containerPath: /v
@@ -396,7 +396,7 @@ devices:
         assert_eq!(first.path(), Path::new("/usr/bin/y-hook"));
         assert_eq!(first.args().as_ref().unwrap()[3], "../lib.so.1::/usr/lib/lib.so");
         assert_eq!(first.env().as_deref(), Some(&["DEBUG=false".to_owned()][..]));
-        assert_eq!(hooks.start_container().as_ref().unwrap()[0].timeout(), Some(5));
+        assert_eq!(hooks.poststart().as_ref().unwrap()[0].timeout(), Some(5));
         assert!(hooks.create_runtime().is_none());
         let mut config = cri::ContainerConfig::default();
         edits[0].apply(&mut config).unwrap();

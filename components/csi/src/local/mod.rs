@@ -386,9 +386,10 @@ impl Backend for Local {
 
     fn render(&self, text: &mut String) {
         use std::fmt::Write;
+        type Figure = fn(&Figures) -> u64;
         let pools: Vec<(&str, Figures)> =
             self.pools.iter().map(|pool| (pool.name.as_str(), pool.figures())).collect();
-        let metrics: [(&str, fn(&Figures) -> u64); 4] = [
+        let metrics: [(&str, Figure); 4] = [
             ("volumes", |figures| figures.volumes),
             ("snapshots", |figures| figures.snapshots),
             ("promised_bytes", |figures| figures.promised),
