@@ -1,5 +1,7 @@
 //! Any bytes: no codec panics, how they are cut does not matter, and what is made by us is understood.
 
+#![allow(clippy::unwrap_used)]
+
 use cairn_nri::{
     message::Status,
     mux,
