@@ -132,7 +132,7 @@ fn networks(first_card: &str, second_card: &str) -> Vec<(&'static str, Value)> {
         ("outside", json!([{ "type": "macvlan", "master": second_card, "ipam": dialled }])),
         (
             "inner",
-            json!([{ "type": "ipvlan", "master": first_card, "ipam": ipam(&["203.0.113.128/26", "2001:db8:20::/64"], json!([])) }]),
+            json!([{ "type": "ipvlan", "mode": "l3", "master": first_card, "ipam": ipam(&["203.0.113.128/26", "2001:db8:20::/64"], json!([])) }]),
         ),
         (
             "routed",
