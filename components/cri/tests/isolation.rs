@@ -593,8 +593,7 @@ devices:
     config.annotations.insert("cdi.k8s.io/plugin".into(), name);
     let by_annotation = run(&mut client, &pod, config).await;
     for id in [&by_field, &by_annotation] {
-        let script =
-            "echo $SINK; cat /lib/sink; dd if=/dev/sink bs=4 count=1 2>/dev/null | wc -c; id -G";
+        let script = "echo $SINK; cat /lib/sink; dd if=/dev/sink bs=4 count=1 2>/dev/null | wc -c; id -G";
         assert_eq!(output(&mut client, id, script).await, "deep\nof the vendor4\n0 4242\n");
     }
     let state: serde_json::Value = serde_json::from_slice(&fs::read(&heard).unwrap()).unwrap();

@@ -247,7 +247,11 @@ fn with_storage() -> Image {
 #[test]
 fn what_volumes_need_is_looked_for_in_the_tree() {
     let of_storage = |image: &Image| {
-        image.findings().into_iter().filter(|finding| finding.starts_with("image.storage")).collect::<Vec<_>>()
+        image
+            .findings()
+            .into_iter()
+            .filter(|finding| finding.starts_with("image.storage"))
+            .collect::<Vec<_>>()
     };
     assert_eq!(of_storage(&with_storage()), Vec::<String>::new());
     for (gone, expected) in [

@@ -90,24 +90,33 @@ pub(super) fn apply(plugins: &mut [PluginConfig], ranges: &[IpNetwork]) {
     for plugin in plugins.iter_mut().filter(|plugin| takes(plugin, "ipRanges")) {
         let Some(Value::Object(ipam)) = plugin.get_mut("ipam") else { continue };
         let own = ["ranges", "subnet"].into_iter().any(|key| ipam.contains_key(key));
-        if kind(ipam) != "host-local" || !own || ipam.get("ranges") == Some(&argument(ranges)) {
+        if kind(ipam) != "host-local" || !own {
             continue;
         }
-        for key in ["subnet", "rangeStart", "rangeEnd", "gateway"] {
-            ipam.remove(key);
-        }
-        ipam.insert("ranges".to_owned(), argument(ranges));
-        if let Some(Value::Array(routes)) = ipam.get_mut("routes") {
-            fit_default_routes(routes, ranges);
+        // The network's own ranges may be the kubelet's: then they stay, but are not given a second time.
+        let others = ipam.get("ranges") != Some(&argument(ranges));
+        if others {
+            replace(ipam, ranges);
         }
         if let Some(Value::Object(capabilities)) = plugin.get_mut("capabilities") {
             capabilities.remove("ipRanges");
         }
-        if kind(plugin) == "bridge" {
+        if others && kind(plugin) == "bridge" {
             let name = plugin.get("bridge").and_then(Value::as_str).unwrap_or("cni0");
             let name = bridge_of(name, ranges);
             plugin.insert("bridge".to_owned(), name.into());
         }
+    }
+}
+
+/// Gives host-local these ranges instead of its own.
+fn replace(ipam: &mut PluginConfig, ranges: &[IpNetwork]) {
+    for key in ["subnet", "rangeStart", "rangeEnd", "gateway"] {
+        ipam.remove(key);
+    }
+    ipam.insert("ranges".to_owned(), argument(ranges));
+    if let Some(Value::Array(routes)) = ipam.get_mut("routes") {
+        fit_default_routes(routes, ranges);
     }
 }
 
@@ -166,7 +175,13 @@ mod tests {
     #[test]
     fn what_is_not_asked_for_stays_as_it_is() {
         assert_eq!(applied(bridge(), ""), bridge());
-        assert_eq!(applied(bridge(), "10.88.0.0/16,fd00:88::/64"), bridge(), "the range it has already");
+        let mut once = bridge();
+        once["capabilities"] = json!({"mac": true});
+        assert_eq!(
+            applied(bridge(), "10.88.0.0/16,fd00:88::/64"),
+            once,
+            "the range it has already, and not twice"
+        );
         let mut fixed = bridge();
         fixed["capabilities"] = json!({});
         assert_eq!(applied(fixed.clone(), "10.244.3.0/24"), fixed);
