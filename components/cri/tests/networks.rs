@@ -55,7 +55,7 @@ impl Node {
         }
         let config = format!(
             "socket = '{0}/cri.sock'\nstate = '{0}/state'\nrun = '{0}/r'\nbaked_images = '{0}/images'\n\
-             cgroup_driver = 'cgroupfs'\nshim = '{1}'\ncni_bin = ['{0}/bin', '{PLUGINS}']\ncni_conf = '{0}/net.d'\n\
+             nri = false\ncgroup_driver = 'cgroupfs'\nshim = '{1}'\ncni_bin = ['{0}/bin', '{PLUGINS}']\ncni_conf = '{0}/net.d'\n\
              cni_networks = '{0}/networks.d'\n",
             node.base.path().display(),
             env!("CARGO_BIN_EXE_cairn-shim"),
