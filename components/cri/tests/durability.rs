@@ -11,20 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 use support::{
-    Client, Node, container, obstacle,
+    calls::{containers, create, pods, remove_pod, run_pod, start, status, try_create, try_run_pod},
+    image::IMAGE,
+    node::Node,
+    obstacle,
+    pods::container,
     registry::{Registry, layer},
-    remove_pod, start, status, try_create, try_run_pod,
+    unless,
 };
 use tonic::Code;
-
-macro_rules! needs_root {
-    () => {
-        if let Some(reason) = obstacle() {
-            println!("skipped: {reason}");
-            return;
-        }
-    };
-}
 
 async fn pull(node: &Node, image: &str) -> Result<String, tonic::Status> {
     let spec = cri::ImageSpec { image: image.into(), ..Default::default() };
@@ -69,8 +64,8 @@ fn fill(path: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_an_error_that_passes() {
-    needs_root!();
-    let mut node = Node::new("");
+    unless!(obstacle());
+    let mut node = Node::new();
     small_disk(&node, "24m");
     let registry = Registry::new();
     let large = registry.image("large", &[layer("one", 8 << 20), layer("two", 24 << 20)]);
@@ -80,14 +75,14 @@ async fn a_full_disk_is_an_error_that_passes() {
     let refused = pull(&node, &large).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("MiB"), "{refused}");
-    assert_eq!(images(&node).await, [support::IMAGE]);
+    assert_eq!(images(&node).await, [IMAGE]);
     // A complete layer may stay for the next attempt; it goes when there is a reason to look.
     pull(&node, &small).await.unwrap();
     remove_image(&node, &small).await;
     assert_eq!(stored(&node), Vec::<PathBuf>::new(), "{}", node.log());
 
     // Not a byte is left: no pod and no container can be recorded, so there is none.
-    let pod = try_run_pod(&mut client, node.pod("before")).await.unwrap();
+    let pod = run_pod(&mut client, node.pod("before")).await;
     fill(&node.path("state/fill"));
     let refused = try_run_pod(&mut client, node.pod("during")).await.unwrap_err();
     assert!(refused.message().contains("No space left"), "{refused}");
@@ -95,17 +90,15 @@ async fn a_full_disk_is_an_error_that_passes() {
     assert!(refused.message().contains("No space left"), "{refused}");
     let refused = pull(&node, &small).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    let pods =
-        client.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
-    assert_eq!(pods.iter().map(|item| item.id.as_str()).collect::<Vec<_>>(), [pod.as_str()]);
+    assert_eq!(pods(&mut client).await.iter().map(|item| &item.id).collect::<Vec<_>>(), [&pod]);
     // A pod can be removed all the same, and the daemon can be started.
     node.kill();
     client = node.start().await;
     remove_pod(&mut client, &pod).await;
 
     fs::remove_file(node.path("state/fill")).unwrap();
-    let pod = try_run_pod(&mut client, node.pod("after")).await.unwrap();
-    let id = try_create(&mut client, &pod, container("after", "true")).await.unwrap();
+    let pod = run_pod(&mut client, node.pod("after")).await;
+    let id = create(&mut client, &pod, container("after", "true")).await;
     start(&mut client, &id).await;
     pull(&node, &small).await.unwrap();
     remove_image(&node, &small).await;
@@ -115,8 +108,8 @@ async fn a_full_disk_is_an_error_that_passes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_pull_leaves_nothing_half_made_and_is_done_again() {
-    needs_root!();
-    let mut node = Node::new("");
+    unless!(obstacle());
+    let mut node = Node::new();
     let registry = Registry::new();
     let image = registry.image("app", &[layer("one", 2 << 20), layer("two", 3 << 20)]);
     let _client = node.start().await;
@@ -141,8 +134,9 @@ async fn a_killed_pull_leaves_nothing_half_made_and_is_done_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_registry_is_an_error_that_passes() {
-    needs_root!();
-    let mut node = Node::new("pull_progress_timeout_seconds = 2");
+    unless!(obstacle());
+    let mut node = Node::new();
+    node.config.pull_progress_timeout_seconds = 2;
     let _client = node.start().await;
     let registry = Registry::new();
     let image = registry.image("app", &[layer("one", 1 << 20)]);
@@ -162,19 +156,19 @@ async fn a_dead_registry_is_an_error_that_passes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_on_disk_is_said_and_dropped() {
-    needs_root!();
-    let mut node = Node::new("");
+    unless!(obstacle());
+    let mut node = Node::new();
     let registry = Registry::new();
     let [kept, cut, lost] = ["kept", "cut", "lost"].map(|name| registry.image(name, &[layer(name, 1 << 16)]));
     let mut client = node.start().await;
     for image in [&kept, &cut, &lost] {
         pull(&node, image).await.unwrap();
     }
-    let good = try_run_pod(&mut client, node.pod("good")).await.unwrap();
-    let bad = try_run_pod(&mut client, node.pod("bad")).await.unwrap();
-    let runs = try_create(&mut client, &good, container("runs", "sleep 1000")).await.unwrap();
-    let broken = try_create(&mut client, &good, container("broken", "sleep 1000")).await.unwrap();
-    let orphan = try_create(&mut client, &bad, container("orphan", "sleep 1000")).await.unwrap();
+    let good = run_pod(&mut client, node.pod("good")).await;
+    let bad = run_pod(&mut client, node.pod("bad")).await;
+    let runs = create(&mut client, &good, container("runs", "sleep 1000")).await;
+    let broken = create(&mut client, &good, container("broken", "sleep 1000")).await;
+    let orphan = create(&mut client, &bad, container("orphan", "sleep 1000")).await;
     for id in [&runs, &broken, &orphan] {
         start(&mut client, id).await;
     }
@@ -210,14 +204,11 @@ async fn damage_on_disk_is_said_and_dropped() {
     for place in [format!("pods/{bad}"), format!("containers/{broken}"), "images/layers".to_owned()] {
         assert!(log.lines().any(|line| line.contains(&place)), "{place} is not spoken of: {log}");
     }
-    assert_eq!(images(&node).await, [kept.clone(), support::IMAGE.to_owned()]);
+    assert_eq!(images(&node).await, [kept.clone(), IMAGE.to_owned()]);
     assert_eq!(status(&mut client, &runs).await.state(), cri::ContainerState::ContainerRunning);
-    let all =
-        client.list_containers(cri::ListContainersRequest::default()).await.unwrap().into_inner().containers;
-    assert_eq!(all.iter().map(|item| &item.id).collect::<Vec<_>>(), [&runs]);
-    let pods =
-        client.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await.unwrap().into_inner().items;
-    assert_eq!(pods.iter().map(|item| &item.id).collect::<Vec<_>>(), [&good]);
+    let kept_containers = containers(&mut client).await;
+    assert_eq!(kept_containers.iter().map(|item| &item.id).collect::<Vec<_>>(), [&runs]);
+    assert_eq!(pods(&mut client).await.iter().map(|item| &item.id).collect::<Vec<_>>(), [&good]);
     for image in [&cut, &lost] {
         pull(&node, image).await.unwrap();
     }
@@ -230,11 +221,11 @@ async fn damage_on_disk_is_said_and_dropped() {
 /// A manifest that was damaged where it lies is fetched again instead of being believed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_content_is_fetched_again() {
-    needs_root!();
-    let mut node = Node::new("");
+    unless!(obstacle());
+    let mut node = Node::new();
     let registry = Registry::new();
     let image = registry.image("app", &[layer("one", 1 << 16)]);
-    let _client: Client = node.start().await;
+    let _client = node.start().await;
     let id = pull(&node, &image).await.unwrap();
     let content = node.path("state/images/content").join(id.trim_start_matches("sha256:"));
     let whole = fs::read(&content).unwrap();

@@ -6,7 +6,13 @@ mod support;
 
 use cairn_contract::cri;
 use std::os::unix::net::UnixDatagram;
-use support::{Node, container, obstacle, remove_pod, start, status, try_create, try_run_pod};
+use support::{
+    calls::{remove_pod, run, run_pod, status},
+    node::Node,
+    obstacle,
+    pods::container,
+    unless,
+};
 
 /// The next message to systemd that contains `text`.
 fn told(systemd: &UnixDatagram, text: &str) {
@@ -21,11 +27,8 @@ fn told(systemd: &UnixDatagram, text: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn systemd_hears_that_the_daemon_lives_and_stops() {
-    if let Some(reason) = obstacle() {
-        println!("skipped: {reason}");
-        return;
-    }
-    let mut node = Node::new("");
+    unless!(obstacle());
+    let mut node = Node::new();
     let socket = node.path("systemd");
     let systemd = UnixDatagram::bind(&socket).unwrap();
     systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
@@ -38,9 +41,8 @@ async fn systemd_hears_that_the_daemon_lives_and_stops() {
         told(&systemd, "READY=1");
         told(&systemd, "WATCHDOG=1");
     });
-    let pod = try_run_pod(&mut client, node.pod("a")).await.unwrap();
-    let id = try_create(&mut client, &pod, container("runs", "sleep 1000")).await.unwrap();
-    start(&mut client, &id).await;
+    let pod = run_pod(&mut client, node.pod("a")).await;
+    let id = run(&mut client, &pod, container("runs", "sleep 1000")).await;
     tokio::task::block_in_place(|| told(&systemd, "WATCHDOG=1"));
 
     // A kubelet that listens to events does not hold the daemon up, and what runs, runs on.

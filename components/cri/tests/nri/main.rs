@@ -1,8 +1,9 @@
 //! NRI plugins and the real daemon, as root: what plugins are told, and what containers see of what they want.
 #![allow(clippy::unwrap_used)]
 
-mod node;
 mod plugin;
+#[path = "../support/mod.rs"]
+mod support;
 
 use cairn_contract::cri;
 use cairn_nri::api::{
@@ -11,35 +12,41 @@ use cairn_nri::api::{
     LinuxResources, LinuxScheduler, LinuxSeccomp, LinuxSyscall, Mount, OptionalInt, OptionalInt64,
     OptionalUInt32, PosixRlimit, UpdateContainersRequest,
 };
-use node::{BUSYBOX, Client, Node};
 use plugin::Plugin;
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
+use support::{
+    calls::{containers, create, ended, remove_pod, run_pod, start, stop, stop_pod, try_create},
+    node::Node,
+    obstacle,
+    pods::{self, resources},
+    unless, until,
+};
 
-/// Why the tests cannot run here.
-fn obstacle() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        return Some("needs root");
-    }
-    let is_static =
-        Command::new(BUSYBOX).arg("true").env_clear().status().is_ok_and(|status| status.success());
-    (!is_static).then_some("needs a static /bin/busybox (Debian: busybox-static)")
+/// A container with what plugins may change.
+fn container(name: &str, script: &str) -> cri::ContainerConfig {
+    let mut config = pods::container(name, script);
+    config.envs = vec![cri::KeyValue { key: "FROM_POD".into(), value: b"1".to_vec() }];
+    resources(&mut config).memory_limit_in_bytes = 64 << 20;
+    resources(&mut config).oom_score_adj = 500;
+    config
 }
 
-macro_rules! needs_root {
-    () => {
-        if let Some(reason) = obstacle() {
-            eprintln!("skipped: {reason}");
-            return;
-        }
-    };
+/// What a container wrote, without the log's columns.
+fn written(node: &Node, name: &str) -> String {
+    let log = node.container_log(name);
+    let lines = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
+    lines.fold(String::new(), |all, line| all + line + "\n")
 }
 
-async fn start(client: &mut Client, id: &str) {
-    client.start_container(cri::StartContainerRequest { container_id: id.into() }).await.unwrap();
-}
-
-async fn remove_pod(client: &mut Client, pod: &str) {
-    client.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id: pod.into() }).await.unwrap();
+/// A file of a container's cgroup, under either of its names.
+fn limit(node: &Node, pod: &str, container: &str, names: [&str; 2]) -> String {
+    let base = Path::new("/sys/fs/cgroup");
+    let below = format!("{}/cairn-{pod}/{container}", node.cgroup().trim_start_matches('/'));
+    let [unified, legacy] = names;
+    let controller = if legacy.starts_with("pids") { "pids" } else { "memory" };
+    let places = [base.join(&below).join(unified), base.join(controller).join(&below).join(legacy)];
+    let found = places.iter().find_map(|place| fs::read_to_string(place).ok());
+    found.unwrap_or_else(|| panic!("none of {places:?}")).trim().to_owned()
 }
 
 fn memory(bytes: i64) -> LinuxResources {
@@ -53,7 +60,7 @@ fn nothing() -> plugin::Adjust {
 
 #[tokio::test]
 async fn a_container_is_as_a_plugin_wants_it() {
-    needs_root!();
+    unless!(obstacle());
     let mut node = Node::new();
     let mut client = node.start().await;
     fs::write(node.path("given"), "from a plugin\n").unwrap();
@@ -112,21 +119,16 @@ async fn a_container_is_as_a_plugin_wants_it() {
     };
     let wanted = adjustment.clone();
     let plugin = Plugin::connect(&node.path("nri.sock"), "all", Box::new(move |_| Ok(wanted.clone()))).await;
-    let pod = node.pod(&mut client, "a").await.unwrap();
+    let pod = run_pod(&mut client, node.pod("a")).await;
     let script = "exec 2>&1; echo pod=$FROM_POD plugin=$FROM_PLUGIN; cat /given; ls -d /dev/mqueue; ulimit -n; ulimit -Hn; \
                   : > /dev/nothing && echo device; cat /proc/self/oom_score_adj; ionice; \
                   cat /proc/sys/net/core/somaxconn; mkdir /x; stat -c %t:%T /dev/nothing; \
                   set -- $(cat /proc/self/stat); echo nice ${19} policy ${41}; sleep 600";
-    let id = node.create(&mut client, &pod, "all", script).await.unwrap();
+    let id = create(&mut client, &pod, container("all", script)).await;
     start(&mut client, &id).await;
     plugin.wait_for(&format!("PostStartContainer {id}")).await;
-    for _ in 0..500 {
-        if node.output("all").contains("policy") {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    let output = node.output("all");
+    until(async || written(&node, "all").contains("policy").then_some(()), || node.log()).await;
+    let output = written(&node, "all");
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(
         lines,
@@ -147,9 +149,9 @@ async fn a_container_is_as_a_plugin_wants_it() {
         "{}",
         node.log()
     );
-    let limit = node.limit(&pod, &id, ["memory.max", "memory.limit_in_bytes"]);
-    assert_eq!(limit, (96 << 20).to_string());
-    assert_eq!(node.limit(&pod, &id, ["pids.max", "pids.max"]), "40");
+    let memory_limit = limit(&node, &pod, &id, ["memory.max", "memory.limit_in_bytes"]);
+    assert_eq!(memory_limit, (96 << 20).to_string());
+    assert_eq!(limit(&node, &pod, &id, ["pids.max", "pids.max"]), "40");
     for name in ["createRuntime", "createContainer", "poststart"] {
         let state = fs::read_to_string(node.path(&format!("{name}.ran"))).unwrap();
         // One that runs inside the container is told of no process: libcontainer does not know it yet.
@@ -157,20 +159,17 @@ async fn a_container_is_as_a_plugin_wants_it() {
         assert!(state.contains(&id) && process, "{name}: {state}");
     }
     assert!(!node.path("poststop.ran").exists());
-    client.stop_container(cri::StopContainerRequest { container_id: id.clone(), timeout: 0 }).await.unwrap();
-    for _ in 0..500 {
-        if fs::read_to_string(node.path("poststop.ran")).is_ok_and(|text| !text.is_empty()) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert!(fs::read_to_string(node.path("poststop.ran")).unwrap().contains("stopped"));
+    stop(&mut client, &id, 0).await;
+    let told = || fs::read_to_string(node.path("poststop.ran")).unwrap_or_default();
+    until(async || told().contains("stopped").then_some(()), || format!("told: {}\n{}", told(), node.log()))
+        .await;
     remove_pod(&mut client, &pod).await;
+    assert_eq!(node.leaks(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_network_device_moves_into_the_pod() {
-    needs_root!();
+    unless!(obstacle());
     let device = format!("nri{}", std::process::id());
     if !Command::new("ip")
         .args(["link", "add", &device, "type", "dummy"])
@@ -190,36 +189,36 @@ async fn a_network_device_moves_into_the_pod() {
         Ok(ContainerAdjustment { linux: Some(linux), ..Default::default() })
     });
     let _plugin = Plugin::connect(&node.path("nri.sock"), "net", adjust).await;
-    let pod = node.pod(&mut client, "a").await.unwrap();
-    let id = node.create(&mut client, &pod, "net", "cat /proc/net/dev").await.unwrap();
+    let pod = run_pod(&mut client, node.pod("a")).await;
+    let id = create(&mut client, &pod, container("net", "cat /proc/net/dev")).await;
     start(&mut client, &id).await;
-    assert_eq!(node.wait(&mut client, &id).await, 0);
-    let output = node.output("net");
+    assert_eq!(ended(&mut client, &id).await.exit_code, 0);
+    let output = written(&node, "net");
     assert!(output.contains("net7:") && !output.contains(&device), "{output}");
     remove_pod(&mut client, &pod).await;
+    assert_eq!(node.leaks(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn plugins_are_told_of_a_whole_life_once() {
-    needs_root!();
+    unless!(obstacle());
     let mut node = Node::new();
     let mut client = node.start().await;
     let plugin = Plugin::connect(&node.path("nri.sock"), "life", nothing()).await;
-    let pod = node.pod(&mut client, "a").await.unwrap();
-    let id = node.create(&mut client, &pod, "ends", "exit 3").await.unwrap();
+    let pod = run_pod(&mut client, node.pod("a")).await;
+    let id = create(&mut client, &pod, container("ends", "exit 3")).await;
     start(&mut client, &id).await;
-    assert_eq!(node.wait(&mut client, &id).await, 3);
+    assert_eq!(ended(&mut client, &id).await.exit_code, 3);
     // Nobody asks for it to be stopped.
     plugin.wait_for(&format!("StopContainer {id}")).await;
     for _ in 0..2 {
-        let stop = cri::StopContainerRequest { container_id: id.clone(), timeout: 0 };
-        client.stop_container(stop).await.unwrap();
-        let stop = cri::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
-        client.stop_pod_sandbox(stop).await.unwrap();
+        stop(&mut client, &id, 0).await;
+        stop_pod(&mut client, &pod).await;
     }
-    let refused = node.create(&mut client, &pod, "late", "true").await.unwrap_err();
+    let refused = try_create(&mut client, &pod, container("late", "true")).await.unwrap_err();
     assert!(refused.message().contains("not ready"), "{refused}");
     remove_pod(&mut client, &pod).await;
+    assert_eq!(node.leaks(), Vec::<String>::new());
     let mut expected: Vec<String> =
         ["CreateContainer", "PostCreateContainer", "StartContainer", "PostStartContainer"]
             .map(|method| format!("{method} {id}"))
@@ -241,7 +240,7 @@ async fn plugins_are_told_of_a_whole_life_once() {
 
 #[tokio::test]
 async fn what_cannot_be_done_fails_the_creation_and_leaves_nothing() {
-    needs_root!();
+    unless!(obstacle());
     let mut node = Node::new();
     let mut client = node.start().await;
     let mut count = 0;
@@ -255,15 +254,14 @@ async fn what_cannot_be_done_fails_the_creation_and_leaves_nothing() {
         }
     });
     let plugin = Plugin::connect(&node.path("nri.sock"), "no", adjust).await;
-    let pod = node.pod(&mut client, "a").await.unwrap();
+    let pod = run_pod(&mut client, node.pod("a")).await;
     for word in ["10-no fails CreateContainer: not this one", "NRI adjustment of cgroups_path"] {
-        let refused = node.create(&mut client, &pod, "x", "true").await.unwrap_err();
+        let refused = try_create(&mut client, &pod, container("x", "true")).await.unwrap_err();
         assert!(refused.message().contains(word), "{refused}");
-        let list = client.list_containers(cri::ListContainersRequest::default()).await.unwrap().into_inner();
-        assert!(list.containers.is_empty());
+        assert_eq!(containers(&mut client).await, []);
         assert_eq!(fs::read_dir(node.path("r/containers")).unwrap().count(), 0);
     }
-    let id = node.create(&mut client, &pod, "x", "true").await.unwrap();
+    let id = create(&mut client, &pod, container("x", "true")).await;
     let told = plugin.told();
     let of = |method: &str| told.iter().filter(|what| what.starts_with(method)).count();
     assert_eq!(
@@ -273,16 +271,17 @@ async fn what_cannot_be_done_fails_the_creation_and_leaves_nothing() {
     );
     assert!(told.contains(&format!("PostCreateContainer {id}")));
     remove_pod(&mut client, &pod).await;
+    assert_eq!(node.leaks(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_plugin_updates_and_evicts_and_finds_its_containers_again() {
-    needs_root!();
+    unless!(obstacle());
     let mut node = Node::new();
     let mut client = node.start().await;
     let plugin = Plugin::connect(&node.path("nri.sock"), "own", nothing()).await;
-    let pod = node.pod(&mut client, "a").await.unwrap();
-    let id = node.create(&mut client, &pod, "runs", "sleep 600").await.unwrap();
+    let pod = run_pod(&mut client, node.pod("a")).await;
+    let id = create(&mut client, &pod, container("runs", "sleep 600")).await;
     start(&mut client, &id).await;
     let update = |container: &str, resources| ContainerUpdate {
         container_id: container.into(),
@@ -296,8 +295,8 @@ async fn a_plugin_updates_and_evicts_and_finds_its_containers_again() {
     let wanted = vec![update(&id, memory(80 << 20)), update(&id, swappy.clone())];
     let answer = plugin.update(UpdateContainersRequest { update: wanted, evict: vec![] }).await;
     assert_eq!(answer.failed, [update(&id, swappy)], "what cannot be done is told");
-    let limit = || node.limit(&pod, &id, ["memory.max", "memory.limit_in_bytes"]);
-    assert_eq!(limit(), (80 << 20).to_string());
+    let memory_limit = || limit(&node, &pod, &id, ["memory.max", "memory.limit_in_bytes"]);
+    assert_eq!(memory_limit(), (80 << 20).to_string());
 
     plugin.leave();
     node.kill();
@@ -306,7 +305,8 @@ async fn a_plugin_updates_and_evicts_and_finds_its_containers_again() {
     assert_eq!(plugin.synchronized(), [pod.clone(), id.clone()]);
     let evict = vec![ContainerEviction { container_id: id.clone(), reason: "test".into() }];
     plugin.update(UpdateContainersRequest { update: vec![], evict }).await;
-    assert_eq!(node.wait(&mut client, &id).await, 137);
+    assert_eq!(ended(&mut client, &id).await.exit_code, 137);
     plugin.wait_for(&format!("StopContainer {id}")).await;
     remove_pod(&mut client, &pod).await;
+    assert_eq!(node.leaks(), Vec::<String>::new());
 }

@@ -1,5 +1,6 @@
 //! A plugin that does as a test wants, and writes down what it was told.
 
+use crate::support::until;
 use cairn_nri::{
     api::{
         ConfigureResponse, ContainerAdjustment, ContainerRequest, CreateContainerResponse, Empty, PodRequest,
@@ -14,7 +15,7 @@ use cairn_nri::{
 use std::{
     path::Path,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tokio::net::UnixStream;
 
@@ -58,11 +59,11 @@ impl Plugin {
     }
 
     async fn until(&self, done: impl Fn(&Seen) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !done(&self.seen.lock().unwrap()) {
-            assert!(Instant::now() < deadline, "told so far: {:?}", self.told());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(
+            async || done(&self.seen.lock().unwrap()).then_some(()),
+            || format!("told so far: {:?}", self.told()),
+        )
+        .await;
     }
 
     /// Waits until something was told.

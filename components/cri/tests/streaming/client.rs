@@ -1,6 +1,6 @@
 //! A client whose streams are pipes in memory.
 
-use crate::PATIENCE;
+use crate::support::PATIENCE;
 use cairn_streaming::{Finish, Stdio, TerminalSize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},

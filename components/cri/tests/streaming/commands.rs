@@ -1,21 +1,27 @@
 //! Commands without terminals, and what CRI's calls refuse.
 
-use crate::{FOREVER, container, node::Node, obstacle, own_pids};
-use cairn_contract::cri::{self, runtime_service_server::RuntimeService};
+use crate::{
+    FOREVER,
+    node::Node,
+    support::{
+        calls::{ended, remove_pod, run, run_pod, stop_pod},
+        obstacle,
+        pods::container,
+        unless,
+    },
+};
+use cairn_contract::cri;
 use cairn_streaming::Finish;
 use std::time::{Duration, Instant};
 use tokio::{io::AsyncWriteExt, time::sleep};
-use tonic::{Code, Request};
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_have_their_streams() {
-    if let Some(reason) = obstacle() {
-        println!("skipped: {reason}");
-        return;
-    }
-    let node = Node::new().await;
-    let pod = node.pod("exec", own_pids()).await;
-    let id = node.run(&pod, container("host", &own_pids(), FOREVER)).await;
+    unless!(obstacle());
+    let (node, mut caller) = Node::new().await;
+    let pod = run_pod(&mut caller, node.pod("exec")).await;
+    let id = run(&mut caller, &pod, container("host", FOREVER)).await;
 
     // Each stream by itself, the exit code, the end of the input.
     let (out, err, finish) =
@@ -62,20 +68,17 @@ async fn commands_have_their_streams() {
     let script = "until test -e /ended -a -e /broken; do sleep 0.1; done; echo both";
     assert_eq!(node.output(&id, b"", &["sh", "-c", script]).await.0, "both\n");
 
-    node.remove(pod).await;
+    remove_pod(&mut caller, &pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_streamed_is_refused_by_the_call() {
-    if let Some(reason) = obstacle() {
-        println!("skipped: {reason}");
-        return;
-    }
-    let node = Node::new().await;
-    let pod = node.pod("refused", own_pids()).await;
-    let id = node.run(&pod, container("refused", &own_pids(), "sleep 0.1")).await;
-    node.exit_code(&id).await;
+    unless!(obstacle());
+    let (node, mut caller) = Node::new().await;
+    let pod = run_pod(&mut caller, node.pod("refused")).await;
+    let id = run(&mut caller, &pod, container("refused", "sleep 0.1")).await;
+    ended(&mut caller, &id).await;
     let good = cri::ExecRequest {
         container_id: id.clone(),
         cmd: vec!["true".into()],
@@ -85,7 +88,7 @@ async fn what_cannot_be_streamed_is_refused_by_the_call() {
     let exec = async |change: fn(&mut cri::ExecRequest)| {
         let mut request = good.clone();
         change(&mut request);
-        node.server.exec(Request::new(request)).await.unwrap_err().code()
+        caller.clone().exec(request).await.unwrap_err().code()
     };
     assert_eq!(exec(|_| ()).await, Code::FailedPrecondition);
     assert_eq!(exec(|request| request.container_id = "none".into()).await, Code::NotFound);
@@ -94,18 +97,17 @@ async fn what_cannot_be_streamed_is_refused_by_the_call() {
     assert_eq!(exec(|request| request.stdout = false).await, Code::InvalidArgument);
     assert_eq!(exec(|request| (request.tty, request.stderr) = (true, true)).await, Code::InvalidArgument);
     let attach = cri::AttachRequest { container_id: id, stdout: true, ..Default::default() };
-    let refused = node.server.attach(Request::new(attach)).await.unwrap_err();
+    let refused = caller.attach(attach).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let forward = async |sandbox: &str, port: i32| {
         let request = cri::PortForwardRequest { pod_sandbox_id: sandbox.into(), port: vec![port] };
-        node.server.port_forward(Request::new(request)).await
+        caller.clone().port_forward(request).await
     };
     assert_eq!(forward(&pod, 65536).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(forward("none", 80).await.unwrap_err().code(), Code::NotFound);
     let url = forward(&pod, 80).await.unwrap().into_inner().url;
     assert!(url.starts_with("http://127.0.0.1:"), "{url}");
-    let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
-    node.server.stop_pod_sandbox(Request::new(request)).await.unwrap();
+    stop_pod(&mut caller.clone(), &pod).await;
     assert_eq!(forward(&pod, 80).await.unwrap_err().code(), Code::FailedPrecondition);
-    node.remove(pod).await;
+    remove_pod(&mut caller, &pod).await;
 }

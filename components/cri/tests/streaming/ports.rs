@@ -1,6 +1,13 @@
 //! Forwarded ports.
 
-use crate::{PATIENCE, node::Node, obstacle, own_pids};
+use crate::{
+    node::Node,
+    support::{
+        PATIENCE,
+        calls::{remove_pod, run_pod},
+        obstacle, unless,
+    },
+};
 use cairn_streaming::Runtime as _;
 use std::{fs, net::TcpListener, os::fd::AsFd, path::Path};
 use tokio::{
@@ -25,12 +32,9 @@ fn echo_in(namespace: &Path, address: &'static str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_are_forwarded_into_the_pod() {
-    if let Some(reason) = obstacle() {
-        println!("skipped: {reason}");
-        return;
-    }
-    let node = Node::new().await;
-    let pod = node.pod("ports", own_pids()).await;
+    unless!(obstacle());
+    let (node, mut caller) = Node::new().await;
+    let pod = run_pod(&mut caller, node.pod("ports")).await;
     let namespace = cairn_cri::shim::sandbox::namespace_path(&node.path("r/pods").join(&pod), "net");
     // Both listen where nobody outside the pod can reach them.
     for address in ["127.0.0.1:7007", "[::1]:7008"] {
@@ -66,6 +70,6 @@ async fn ports_are_forwarded_into_the_pod() {
     let missing =
         node.runtime.port_forward("none".into(), 1, (Box::new(input), Box::new(output))).await.unwrap_err();
     assert!(missing.contains("not found"), "{missing}");
-    node.remove(pod).await;
+    remove_pod(&mut caller, &pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new());
 }

@@ -1,19 +1,24 @@
 //! Commands with terminals.
 
-use crate::{FOREVER, container, node::Node, obstacle, own_pids};
-use cairn_contract::cri::{self, runtime_service_server::RuntimeService};
+use crate::{
+    FOREVER,
+    node::Node,
+    support::{
+        calls::{has_user_namespaces, remove_pod, run, run_pod},
+        obstacle,
+        pods::{container_in, own_pids, security},
+        unless,
+    },
+};
+use cairn_contract::cri;
 use cairn_streaming::{Finish, TerminalSize};
 use std::time::Duration;
 use tokio::time::sleep;
-use tonic::Request;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_have_terminals() {
-    if let Some(reason) = obstacle() {
-        println!("skipped: {reason}");
-        return;
-    }
-    let node = Node::new().await;
+    unless!(obstacle());
+    let (node, mut caller) = Node::new().await;
     let users = cri::NamespaceOption {
         userns_options: Some(cri::UserNamespace {
             mode: cri::NamespaceMode::Pod.into(),
@@ -22,20 +27,18 @@ async fn commands_have_terminals() {
         }),
         ..own_pids()
     };
-    let status = node.server.status(Request::new(cri::StatusRequest::default())).await.unwrap().into_inner();
     let mut cases = vec![("plain", own_pids())];
-    if status.runtime_handlers[0].features.as_ref().unwrap().user_namespaces {
+    if has_user_namespaces(&mut caller).await {
         cases.push(("users", users));
     } else {
         println!("skipped: no user namespaces with ID-mapped mounts here");
     }
     for (name, options) in cases {
-        let pod = node.pod(name, options.clone()).await;
-        let mut config = container(&format!("{name}-web"), &options, FOREVER);
-        config.linux.as_mut().unwrap().security_context.as_mut().unwrap().run_as_user =
-            Some(cri::Int64Value { value: 33 });
-        let web = node.run(&pod, config).await;
-        let root = node.run(&pod, container(&format!("{name}-root"), &options, FOREVER)).await;
+        let pod = run_pod(&mut caller, node.pod_in(name, &options)).await;
+        let mut config = container_in(&format!("{name}-web"), &options, FOREVER);
+        security(&mut config).run_as_user = Some(cri::Int64Value { value: 33 });
+        let web = run(&mut caller, &pod, config).await;
+        let root = run(&mut caller, &pod, container_in(&format!("{name}-root"), &options, FOREVER)).await;
         for (id, user) in [(&web, "33"), (&root, "0")] {
             let mut client = node.exec(id, true, true, &["sh"]);
             client.resize.send(TerminalSize { columns: 111, rows: 44 }).await.unwrap();
@@ -81,7 +84,7 @@ async fn commands_have_terminals() {
             .await;
         assert!(out.ends_with("last\r\n") && out.len() == 300_006, "{name}: {} bytes", out.len());
         assert_eq!(finish, Finish::Exited(0));
-        node.remove(pod).await;
+        remove_pod(&mut caller, &pod).await;
     }
     assert_eq!(node.leaks(), Vec::<String>::new());
 }

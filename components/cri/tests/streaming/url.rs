@@ -1,7 +1,17 @@
 //! The whole way: CRI's call, its URL, and a client that speaks SPDY there.
 
-use crate::{FOREVER, PATIENCE, container, node::Node, obstacle, own_pids};
-use cairn_contract::cri::{self, runtime_service_server::RuntimeService};
+use crate::{
+    FOREVER,
+    node::Node,
+    support::{
+        PATIENCE,
+        calls::{remove_pod, run, run_pod},
+        obstacle,
+        pods::container,
+        unless,
+    },
+};
+use cairn_contract::cri;
 use cairn_streaming::spdy::{Event, Role, Session, headers::Headers};
 use std::collections::HashMap;
 use tokio::{
@@ -9,7 +19,6 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tonic::Request;
 
 /// A client of one command.
 struct Visitor {
@@ -74,13 +83,10 @@ impl Visitor {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_runs_a_command_at_the_url() {
-    if let Some(reason) = obstacle() {
-        println!("skipped: {reason}");
-        return;
-    }
-    let node = Node::new().await;
-    let pod = node.pod("url", own_pids()).await;
-    let id = node.run(&pod, container("url", &own_pids(), FOREVER)).await;
+    unless!(obstacle());
+    let (node, mut caller) = Node::new().await;
+    let pod = run_pod(&mut caller, node.pod("url")).await;
+    let id = run(&mut caller, &pod, container("url", FOREVER)).await;
     let url = async |command: &str| {
         let request = cri::ExecRequest {
             container_id: id[..12].to_owned(),
@@ -90,7 +96,7 @@ async fn a_client_runs_a_command_at_the_url() {
             stderr: true,
             ..Default::default()
         };
-        node.server.exec(Request::new(request)).await.unwrap().into_inner().url
+        caller.clone().exec(request).await.unwrap().into_inner().url
     };
 
     let mut visitor = Visitor::go(&url("cat; echo oops >&2; exit 9").await).await;
@@ -111,6 +117,6 @@ async fn a_client_runs_a_command_at_the_url() {
     let script = "until test -e /left; do sleep 0.1; done; echo left";
     assert_eq!(node.output(&id, b"", &["sh", "-c", script]).await.0, "left\n");
 
-    node.remove(pod).await;
+    remove_pod(&mut caller, &pod).await;
     assert_eq!(node.leaks(), Vec::<String>::new());
 }

@@ -1,6 +1,6 @@
 //! A registry on the loopback that has a few images, and may keep a client waiting.
 
-use super::digest;
+use super::image::digest;
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
