@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout)] // Printing is what it is for.
 
 mod applet;
+mod datagram;
 mod dns;
 mod errno;
 mod json;

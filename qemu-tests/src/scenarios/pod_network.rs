@@ -45,8 +45,10 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         }
     }
     for (family, node) in node_addresses(&guest).await? {
-        context.step(format!("TCP from pod to node, {family}"));
-        client.until_ok(&[&program, "dial", "tcp", &node.to_string(), NODE_PORT, "hello"]).await?;
+        context.step(format!("TCP and UDP from pod to node, {family}"));
+        for protocol in ["tcp", "udp"] {
+            client.until_ok(&[&program, "dial", protocol, &node.to_string(), NODE_PORT, "hello"]).await?;
+        }
     }
     context.step("TCP from pod through the node to the registry, IPv4");
     let registry = format!("http://{HOST_FROM_GUEST}:{}/v2/", context.lab().registry.address().port());

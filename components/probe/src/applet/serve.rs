@@ -1,6 +1,7 @@
 //! `serve`: echo over TCP and UDP, or HTTP, on IPv4 and IPv6.
 
 use super::{DONE, Failure, Options, Outcome};
+use crate::datagram::Addressed;
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -31,7 +32,8 @@ pub(super) fn run(words: &[&str]) -> Outcome {
         bind(port, TcpListener::bind).map_err(|e| Failure::os(format_args!("tcp port {port}"), &e))
     });
     let udp = udp.map(|port| {
-        bind(port, UdpSocket::bind).map_err(|e| Failure::os(format_args!("udp port {port}"), &e))
+        let socket = bind(port, UdpSocket::bind).and_then(Addressed::new);
+        socket.map_err(|e| Failure::os(format_args!("udp port {port}"), &e))
     });
     let (tcp, udp) = (tcp.transpose()?, udp.transpose()?);
     println!("ready");
@@ -110,12 +112,10 @@ fn answer_http(client: TcpStream) -> io::Result<()> {
     )
 }
 
-fn echo_datagrams(socket: &UdpSocket) {
+fn echo_datagrams(socket: &Addressed) {
     let mut buffer = [0; 65_536];
     loop {
-        // An ICMP error about an earlier answer is reported here; it concerns nobody any more.
-        if let Ok((length, client)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..length], client);
-        }
+        // Who is not reached asks again, or is gone.
+        let _ = socket.echo(&mut buffer);
     }
 }
