@@ -2,6 +2,9 @@
 //!
 //! No plugin does it: each knows only its own interface. So the runtime enters the pod's network namespace, on a thread
 //! that ends there.
+//!
+//! A pod whose IPv6 default route is named gets no other one from router advertisements, which any network may carry that
+//! it is on. Addresses it still takes from them, as pods do everywhere: plugins leave that to the kernel.
 
 use cairn_cni::{
     netlink::{
@@ -9,9 +12,16 @@ use cairn_cni::{
         socket::NetlinkError,
     },
     network::IpNetwork,
+    sysctl,
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use std::{fs::File, net::IpAddr, os::fd::AsFd, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io,
+    net::IpAddr,
+    os::fd::AsFd,
+    path::PathBuf,
+};
 use tokio::sync::oneshot;
 
 /// Stack of the thread that enters the namespace, bytes.
@@ -47,6 +57,11 @@ fn replace(interface: &str, gateways: &[IpAddr]) -> Result<(), String> {
     let mut socket = RouteSocket::open().map_err(failed("cannot ask the kernel".to_owned()))?;
     let link = socket.link(interface).map_err(failed(format!("cannot find {interface}")))?;
     let link = link.ok_or_else(|| format!("the pod has no interface {interface}"))?.index;
+    // First, so that no route comes once those that came are removed.
+    if gateways.iter().any(IpAddr::is_ipv6) {
+        take_none_advertised()
+            .map_err(|error| format!("cannot keep default routes of router advertisements out: {error}"))?;
+    }
     for route in socket.routes().map_err(failed("cannot list routes".to_owned()))? {
         let same_family = |gateway: &IpAddr| gateway.is_ipv4() == route.dst.address.is_ipv4();
         // Without link or next hop it is the kernel's own, `unreachable default` of IPv6.
@@ -76,3 +91,23 @@ fn replace(interface: &str, gateways: &[IpAddr]) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// Has no interface, of now or later, take a default route from router advertisements (RFC 4861, 6.3.4; the kernel's
+/// ip-sysctl, `accept_ra_defrtr`).
+fn take_none_advertised() -> io::Result<()> {
+    for interface in fs::read_dir("/proc/sys/net/ipv6/conf")? {
+        let name = interface?.file_name();
+        let parameter = format!("net/ipv6/conf/{}/accept_ra_defrtr", name.to_string_lossy());
+        match sysctl::ensure(&parameter, "0") {
+            // Gone meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => {
+                outcome.map_err(|error| io::Error::other(format!("/proc/sys/{parameter}: {error}")))?
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
