@@ -8,7 +8,7 @@
 mod support;
 
 use cairn_contract::cri;
-use std::{collections::HashMap, fs, time::Duration};
+use std::{collections::HashMap, fs, path::Path};
 use support::{
     calls::{
         Client, containers, create, ended, exec, info, output, remove_pod, run, run_pod, status, stop,
@@ -17,7 +17,7 @@ use support::{
     node::Node,
     obstacle,
     pods::{self, resources, security},
-    unless,
+    unless, until,
 };
 use tonic::Code;
 
@@ -245,8 +245,8 @@ async fn a_pod_lives_and_leaves_nothing() {
     tells_all(&mut client, &node, &pod, &server).await;
 
     // Too much memory.
-    let script = "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}";
-    let hog = run(&mut client, &pod, container("hog", script)).await;
+    let hog = "exec dd if=/dev/zero of=/dev/null bs=200M count=1";
+    let hog = run(&mut client, &pod, container("hog", hog)).await;
     let end = ended(&mut client, &hog).await;
     assert_eq!(end.reason, "OOMKilled", "{end:?}");
 
@@ -280,7 +280,8 @@ async fn a_pod_lives_and_leaves_nothing() {
     // The daemon dies; what runs, runs on; what ends meanwhile is not forgotten.
     let brief = run(&mut client, &pod, container("brief", "sleep 1; echo after; exit 9")).await;
     node.kill();
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let runs = || node.processes().iter().any(|process| process.line.contains("echo after"));
+    until(async || (!runs()).then_some(()), || format!("{:#?}", node.processes())).await;
     let mut client = node.start().await;
     assert_eq!(status(&mut client, &server).await.state(), cri::ContainerState::ContainerRunning);
     let end = status(&mut client, &brief).await;
@@ -292,17 +293,16 @@ async fn a_pod_lives_and_leaves_nothing() {
     let chatter =
         run(&mut client, &pod, container("chatter", "while :; do echo tick; sleep 0.1; done")).await;
     let (log, rotated) = (node.path("logs/chatter.log"), node.path("logs/chatter.log.1"));
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let ticks = |path: &Path| fs::read_to_string(path).is_ok_and(|text| text.contains("tick"));
+    let ticked = async || ticks(&log).then_some(());
+    until(&ticked, || "no log is written".to_owned()).await;
     fs::rename(&log, &rotated).unwrap();
     client
         .reopen_container_log(cri::ReopenContainerLogRequest { container_id: chatter.clone() })
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(
-        fs::read_to_string(&log).unwrap().contains("tick")
-            && fs::read_to_string(&rotated).unwrap().contains("tick")
-    );
+    until(&ticked, || "no new log is written".to_owned()).await;
+    assert!(ticks(&rotated));
 
     // Stopping asks first, and kills who does not listen.
     stop(&mut client, &server, 10).await;
