@@ -57,8 +57,13 @@ impl Site {
     }
 
     fn start_daemon(&mut self) {
+        self.start_patient("6s");
+    }
+
+    /// A daemon that looks for a lease for so long.
+    fn start_patient(&mut self, patience: &str) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cairn-cni"));
-        command.args(["dhcp", "daemon", "-resendtimeout", "6s", "-timeout", "2s", "-socketpath"]);
+        command.args(["dhcp", "daemon", "-resendtimeout", patience, "-timeout", "2s", "-socketpath"]);
         self.daemon = Some(command.arg(self.path("dhcp.sock")).spawn().unwrap());
         let socket = self.path("dhcp.sock");
         eventually("the daemon listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
@@ -84,7 +89,8 @@ impl Site {
             fs::write(&leases, "").unwrap();
         }
         let mut server = self.network.command("busybox");
-        server.args(["udhcpd", "-f"]).arg(config).stderr(Stdio::null()).stdout(Stdio::null());
+        // What it offers it asks for on the link before, by ARP: for a tenth of a second, not two.
+        server.args(["udhcpd", "-f", "-a", "100"]).arg(config).stderr(Stdio::null()).stdout(Stdio::null());
         self.server = Some(server.spawn().unwrap());
     }
 
@@ -161,9 +167,13 @@ fn a_lease_is_had_renewed_and_given_back() {
     eventually("the lease is renewed", || site.records() != first);
     assert!(is_up(&pod));
     // The only address is taken, until it is given back: the server hears of it although the interface goes.
+    site.kill_daemon();
+    site.start_patient("1500ms");
     let error = site.host.cni("ADD", &config, "other", &other.path()).unwrap_err();
     assert!(error["msg"].as_str().unwrap().contains("no lease for other/leased/eth0"), "{error}");
     assert!(!other.ip_succeeds("link show eth0"));
+    site.kill_daemon();
+    site.start_daemon();
     site.stop_server();
     site.serve(600);
     eventually("the lease is a long one", || {
@@ -221,14 +231,15 @@ fn without_a_server_a_lease_ends_and_with_one_it_goes_on() {
         return;
     }
     let mut site = Site::new();
-    site.serve(8);
+    site.serve(6);
     let pod = Namespace::new("pod");
     let config = site.config(json!({}));
     let result = site.host.add(&config, &pod);
     site.stop_server();
-    sleep(Duration::from_secs(5));
+    // Beyond T1: it has been asked in vain.
+    sleep(Duration::from_millis(3500));
     let first = site.records();
-    site.serve(8);
+    site.serve(6);
     eventually("the server that came back is asked", || site.records() != first);
     assert!(is_up(&pod));
     site.stop_server();
@@ -296,6 +307,8 @@ fn nobody_keeps_a_lease_that_nobody_wants() {
         return;
     }
     let mut site = Site::new();
+    site.kill_daemon();
+    site.start_patient("1500ms");
     let pod = Namespace::new("pod");
     pod.ip("link add eth0 type veth peer name far");
     let mut config = site.config(json!({}));
@@ -307,7 +320,7 @@ fn nobody_keeps_a_lease_that_nobody_wants() {
     site.host.cni("DEL", &config, "c1", nowhere).unwrap();
     // The plugin is killed while it waits: the daemon stops looking, and a new ADD may begin at once.
     let mut killed = Command::new("timeout");
-    killed.args(["-s", "KILL", "1"]).arg(env!("CARGO_BIN_EXE_cairn-cni")).arg("dhcp");
+    killed.args(["-s", "KILL", "0.5"]).arg(env!("CARGO_BIN_EXE_cairn-cni")).arg("dhcp");
     killed.envs([
         ("CNI_COMMAND", "ADD"),
         ("CNI_CONTAINERID", "c2"),

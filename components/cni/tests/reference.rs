@@ -21,10 +21,12 @@ fn agree(group: &str) {
         return;
     }
     let Some(reference) = reference() else { return };
+    let mut cases = comparison::cases();
+    cases.retain(|case| case.group == group);
     let mut different = Vec::new();
-    for case in comparison::cases().iter().filter(|case| case.group == group) {
+    for (case, outcome) in cases.iter().zip(comparison::compare(&cases, &reference)) {
         let title = comparison::title(case);
-        match comparison::compare(case, &reference) {
+        match outcome {
             Outcome::Equal => println!("equal: {title}"),
             Outcome::Skipped(reason) => println!("skipped in part: {title}: {reason}"),
             Outcome::Different(difference) => different.push(format!("{title}, {difference}")),

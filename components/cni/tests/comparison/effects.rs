@@ -1,11 +1,27 @@
 //! Rules of nf_tables and iptables are compared by what they do: who reaches whom, and under which address.
 
-use super::{Case, Need, Stage, cases::chained};
+use super::{Case, Effect, Need, Stage, cases::chained};
 use crate::lab::{Namespace, merge};
 use serde_json::{Value, json};
+use std::{
+    io,
+    net::{IpAddr, UdpSocket},
+    thread,
+    time::Duration,
+};
 
-fn seen(outcome: std::io::Result<std::net::IpAddr>) -> Value {
-    outcome.map_or(json!("not reached"), |source| json!(source.to_string()))
+/// From where, how, and whom.
+type Ask<'a> = (&'a Namespace, fn(&Namespace, &str, u16) -> io::Result<IpAddr>, &'a str, u16);
+
+/// Under which addresses servers see who asks. All ask at once: who is not answered takes a while to notice.
+fn seen<const N: usize>(asks: [Ask<'_>; N]) -> [Value; N] {
+    thread::scope(|scope| {
+        let asking = asks.map(|(from, ask, address, port)| scope.spawn(move || ask(from, address, port)));
+        asking.map(|one| match one.join().unwrap() {
+            Ok(source) => json!(source.to_string()),
+            Err(_) => json!("not reached"),
+        })
+    })
 }
 
 pub(super) fn effects() -> Vec<Case> {
@@ -40,9 +56,13 @@ pub(super) fn effects() -> Vec<Case> {
         });
         cases.push(case.needs(&tables).effect(filtered));
     }
-    let spoofing =
-        Case::new("effects", "macspoofchk", |host| vec![host.network(json!({"macspoofchk": true}))]);
-    cases.push(spoofing.needs(&[Need::Program("nft"), Need::BridgeRules]).effect(spoofed));
+    let rules = [Need::Program("nft"), Need::BridgeRules];
+    for (checked, needs, effect) in [(false, &[][..], unchecked as Effect), (true, &rules, spoofed)] {
+        let case = Case::new("effects", format!("macspoofchk {checked}"), move |host| {
+            vec![host.network(json!({"macspoofchk": checked}))]
+        });
+        cases.push(case.needs(needs).effect(effect));
+    }
     cases
 }
 
@@ -51,7 +71,11 @@ fn masqueraded(stage: &Stage) -> Value {
     let world = stage.world.as_ref().unwrap();
     if stage.pod.ip("link show").contains("eth0") {
         world.echo(80);
-        return json!([seen(stage.pod.tcp("192.0.2.2", 80)), seen(stage.pod.udp("2001:db8::2", 80))]);
+        let pod = &stage.pod;
+        return json!(seen([
+            (pod, Namespace::tcp, "192.0.2.2", 80),
+            (pod, Namespace::udp, "2001:db8::2", 80)
+        ]));
     }
     // What is left of the rules would hide whoever has the address next.
     json!([])
@@ -61,16 +85,25 @@ fn masqueraded(stage: &Stage) -> Value {
 fn forwarded(stage: &Stage) -> Value {
     let Stage { host, world, pod } = stage;
     let world = world.as_ref().unwrap();
+    let host = &host.netns;
     if !pod.ip("link show").contains("eth0") {
-        return json!([seen(world.tcp("192.0.2.1", 8080)), seen(host.netns.tcp("127.0.0.1", 8080))]);
+        return json!(seen([
+            (world, Namespace::tcp, "192.0.2.1", 8080),
+            (host, Namespace::tcp, "127.0.0.1", 8080)
+        ]));
     }
     pod.echo(80);
-    json!({
-        "world": [seen(world.tcp("192.0.2.1", 8080)), seen(world.tcp("2001:db8::1", 8080)),
-                  seen(world.udp("192.0.2.1", 8080)), seen(world.tcp("192.0.2.1", 8081))],
-        "itself": [seen(pod.tcp("192.0.2.1", 8080)), seen(pod.tcp("2001:db8::1", 8080))],
-        "host": [seen(host.netns.tcp("127.0.0.1", 8080)), seen(host.netns.tcp("192.0.2.1", 8080))],
-    })
+    let found = seen([
+        (world, Namespace::tcp, "192.0.2.1", 8080),
+        (world, Namespace::tcp, "2001:db8::1", 8080),
+        (world, Namespace::udp, "192.0.2.1", 8080),
+        (world, Namespace::tcp, "192.0.2.1", 8081),
+        (pod, Namespace::tcp, "192.0.2.1", 8080),
+        (pod, Namespace::tcp, "2001:db8::1", 8080),
+        (host, Namespace::tcp, "127.0.0.1", 8080),
+        (host, Namespace::tcp, "192.0.2.1", 8080),
+    ]);
+    json!({"world": found[..4], "itself": found[4..6], "host": found[6..]})
 }
 
 /// Whether a pod of another bridge that keeps its pods apart reaches this one, and whether the world does.
@@ -90,26 +123,50 @@ fn filtered(stage: &Stage) -> Value {
     world.ip("route add default via 192.0.2.1");
     pod.echo(80);
     other.echo(80);
-    let found = json!([
-        seen(world.tcp("10.77.0.2", 80)),
-        seen(other.tcp("10.77.0.2", 80)),
-        seen(pod.tcp("fd78::2", 80))
-    ]);
+    let found = json!(seen([
+        (world, Namespace::tcp, "10.77.0.2", 80),
+        (&other, Namespace::tcp, "10.77.0.2", 80),
+        (pod, Namespace::tcp, "fd78::2", 80)
+    ]));
     for config in [&mut firewall, &mut network] {
         host.del(config, &other);
     }
     found
 }
 
-/// Whether frames under another hardware address than the pod's own get through.
+/// Which frames of the pod get out: those under a forged hardware address, those under its own.
 fn spoofed(stage: &Stage) -> Value {
     let Stage { host, pod, .. } = stage;
     if !pod.ip("link show").contains("eth0") {
-        return json!([]);
+        return json!("no pod");
     }
-    host.netns.echo(81);
-    let own = seen(pod.tcp("10.77.0.1", 81));
-    pod.ip("link set eth0 address 02:00:00:00:00:99");
-    let false_one = seen(pod.tcp("10.77.0.1", 81));
-    json!([own, false_one])
+    let address = |namespace: &Namespace, link: &str| {
+        let shown = namespace.ip_json(&format!("link show {link}"));
+        shown[0]["address"].as_str().unwrap().to_owned()
+    };
+    let (bridge, own) = (address(&host.netns, "cni0"), address(pod, "eth0"));
+    let server = host.netns.enter(|| UdpSocket::bind("10.77.0.1:81")).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    for (word, mac) in [("forged", "02:00:00:00:00:99"), ("own", own.as_str())] {
+        pod.ip(&format!("link set eth0 address {mac}"));
+        // The way is told, not asked for: only frames that go out count, not answers that find back.
+        pod.ip(&format!("neigh replace 10.77.0.1 lladdr {bridge} dev eth0"));
+        let send = || UdpSocket::bind("10.77.0.2:0")?.send_to(word.as_bytes(), "10.77.0.1:81");
+        pod.enter(send).unwrap();
+    }
+    // The one comes before the other, if it comes at all.
+    let (mut heard, mut buffer) = (Vec::new(), [0; 10]);
+    while heard.last().is_none_or(|last| last != "own") {
+        let Ok(length) = server.recv(&mut buffer) else { break };
+        heard.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    assert_eq!(heard.last().map(String::as_str), Some("own"), "{heard:?}");
+    json!(heard)
+}
+
+/// The same where nothing looks: what is forged does get out.
+fn unchecked(stage: &Stage) -> Value {
+    let heard = spoofed(stage);
+    assert!(heard == "no pod" || heard == json!(["forged", "own"]), "{heard}");
+    heard
 }

@@ -8,11 +8,16 @@ mod cases;
 mod effects;
 
 use crate::lab::{Host, Namespace};
+use cairn_cni::sysctl;
 use serde_json::{Map, Value, json};
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
+
+/// How many cases are compared at once: most of the time they wait for links to be ready, or for what is not to come.
+const AT_ONCE: usize = 2;
 
 /// What a comparison needs of the kernel and of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,7 @@ pub(crate) enum Need {
 
 pub(crate) use cases::cases;
 
-type Chain = Box<dyn Fn(&Host) -> Vec<Value>>;
+type Chain = Box<dyn Fn(&Host) -> Vec<Value> + Sync>;
 type Effect = fn(&Stage) -> Value;
 
 /// One configuration, or chain of them.
@@ -54,7 +59,11 @@ pub(crate) struct Stage {
 }
 
 impl Case {
-    fn new(group: &'static str, label: impl ToString, chain: impl Fn(&Host) -> Vec<Value> + 'static) -> Self {
+    fn new(
+        group: &'static str,
+        label: impl ToString,
+        chain: impl Fn(&Host) -> Vec<Value> + Sync + 'static,
+    ) -> Self {
         Self { group, label: label.to_string(), needs: Vec::new(), chain: Box::new(chain), effect: None }
     }
 
@@ -86,15 +95,37 @@ pub(crate) fn reference() -> Result<PathBuf, String> {
     Err(format!("no reference plugins in {} (package containernetworking-plugins)", directory.display()))
 }
 
-/// Compares.
-pub(crate) fn compare(case: &Case, reference: &Path) -> Outcome {
+/// Compares them all; the outcomes in their order.
+pub(crate) fn compare(cases: &[Case], reference: &Path) -> Vec<Outcome> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(case) = cases.get(at) else { return done };
+            done.push((at, compare_one(case, reference)));
+        }
+    };
+    let mut outcomes: Vec<(usize, Outcome)> = thread::scope(|scope| {
+        let workers = [(); AT_ONCE].map(|()| scope.spawn(work));
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    outcomes.sort_by_key(|(at, _)| *at);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+fn compare_one(case: &Case, reference: &Path) -> Outcome {
     if let Some(need) = case.needs.iter().find(|need| !is_met(**need, reference)) {
         return Outcome::Skipped(format!("{need:?} is missing"));
     }
-    let sides = || [play(case, Host::new()), play(case, Host::with_plugins(reference))];
-    let [ours, theirs] = match catch_unwind(AssertUnwindSafe(sides)) {
-        Ok(sides) => sides,
-        Err(panic) => {
+    let [ours, theirs] = thread::scope(|scope| {
+        let ours = scope.spawn(|| play(case, Host::new()));
+        let theirs = scope.spawn(|| play(case, Host::with_plugins(reference)));
+        [ours.join(), theirs.join()]
+    });
+    let (ours, theirs) = match (ours, theirs) {
+        (Ok(ours), Ok(theirs)) => (ours, theirs),
+        (Err(panic), _) | (_, Err(panic)) => {
             let message = panic.downcast_ref::<String>().cloned();
             return Outcome::Different(message.unwrap_or_else(|| "a panic without words".to_owned()));
         }
@@ -145,8 +176,13 @@ fn is_met(need: Need, reference: &Path) -> bool {
 
 /// ADD, a look, DEL, another look.
 fn play(case: &Case, host: Host) -> (Value, Value) {
+    let pod = Namespace::new("pod");
+    // The reference waits for it a second or two each time, which is not what is compared.
+    for namespace in [&host.netns, &pod] {
+        namespace.enter(|| sysctl::ensure("net/ipv6/conf/default/accept_dad", "0")).unwrap();
+    }
     let world = case.effect.map(|_| host.neighbour());
-    let stage = Stage { world, pod: Namespace::new("pod"), host };
+    let stage = Stage { world, pod, host };
     let Stage { host, pod, .. } = &stage;
     let look = || {
         let mut seen = json!({"pod": state(pod), "host": state(&host.netns)});
@@ -219,7 +255,8 @@ fn chosen(length: &Value) -> Value {
     if [0, 32, 1000].map(Value::from).contains(length) { Value::Null } else { length.clone() }
 }
 
-/// What the kernel shows of a namespace, as far as it is not chance.
+/// What the kernel shows of a namespace, as far as it is not chance. Policy is the rules that lead to tables of routes, and
+/// what is in those other than the main one.
 fn state(namespace: &Namespace) -> Value {
     let mut links = Vec::new();
     for link in namespace.ip_json("-d addr show").as_array().unwrap() {
@@ -239,26 +276,32 @@ fn state(namespace: &Namespace) -> Value {
         }));
     }
     links.sort_by_key(Value::to_string);
-    let mut routes = Vec::new();
+    let (mut routes, mut policy) = (Vec::new(), Vec::new());
     for family in ["-4", "-6"] {
-        for route in namespace.ip_json(&format!("{family} route show")).as_array().unwrap() {
-            if route["dst"] != "fe80::/64" {
-                let mut route = route.clone();
-                if route["dev"].as_str().is_some_and(|device| device.starts_with("veth")) {
-                    route["dev"] = json!("veth");
-                }
-                routes.push(pick(&route, &["dst", "gateway", "dev", "scope", "metric"]));
+        policy.push(namespace.ip_json(&format!("{family} rule show")));
+        for route in namespace.ip_json(&format!("{family} route show table all")).as_array().unwrap() {
+            let mut route = route.clone();
+            if route["dev"].as_str().is_some_and(|device| device.starts_with("veth")) {
+                route["dev"] = json!("veth");
+            }
+            let of_link = route["dst"].as_str().is_some_and(|dst| dst.starts_with("fe80::"));
+            match route["table"].as_str() {
+                _ if of_link => {}
+                None => routes.push(pick(&route, &["dst", "gateway", "dev", "scope", "metric"])),
+                Some("local") => {}
+                Some(_) => policy.push(route),
             }
         }
     }
     routes.sort_by_key(Value::to_string);
-    json!({"links": links, "routes": routes, "queues": queues(namespace), "policy": policy(namespace),
+    policy.sort_by_key(Value::to_string);
+    json!({"links": links, "routes": routes, "queues": queues(namespace), "policy": policy,
            "vlans": vlans(namespace)})
 }
 
 /// Which VLANs ports are in, as far as there is a `bridge` program to show them.
 fn vlans(namespace: &Namespace) -> Vec<Value> {
-    let Ok(output) = namespace.command("bridge").args(["-j", "vlan", "show"]).output() else {
+    let Ok(output) = namespace.about("bridge").args(["-j", "vlan", "show"]).output() else {
         return Vec::new();
     };
     let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -271,26 +314,9 @@ fn vlans(namespace: &Namespace) -> Vec<Value> {
     shown
 }
 
-/// Rules that lead to tables of routes, and what is in the tables that plugins choose.
-fn policy(namespace: &Namespace) -> Vec<String> {
-    let mut lines = Vec::new();
-    for family in ["-4", "-6"] {
-        lines.push(namespace.ip(&format!("{family} rule show")));
-        for table in ["1", "2", "42", "100", "101", "102"] {
-            let output = namespace.command("ip").args([family, "route", "show", "table", table]).output();
-            let text = String::from_utf8(output.unwrap().stdout).unwrap();
-            let mut shown: Vec<&str> =
-                text.lines().map(str::trim).filter(|l| !l.contains("fe80::")).collect();
-            shown.sort();
-            lines.push(format!("{family} {table}: {shown:?}"));
-        }
-    }
-    lines
-}
-
 /// Token buckets and what feeds them, as far as there is a `tc` program to show them.
 fn queues(namespace: &Namespace) -> Vec<Value> {
-    let Ok(output) = namespace.command("tc").args(["-j", "qdisc", "show"]).output() else {
+    let Ok(output) = namespace.about("tc").args(["-j", "qdisc", "show"]).output() else {
         return Vec::new();
     };
     let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();

@@ -70,11 +70,11 @@ impl Namespace {
     }
 
     pub(crate) fn ip_succeeds(&self, words: &str) -> bool {
-        self.command("ip").args(words.split(' ')).output().is_ok_and(|o| o.status.success())
+        self.about("ip").args(words.split(' ')).output().is_ok_and(|o| o.status.success())
     }
 
     pub(crate) fn ip(&self, words: &str) -> String {
-        let output = self.command("ip").args(words.split(' ')).output().unwrap();
+        let output = self.about("ip").args(words.split(' ')).output().unwrap();
         assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
@@ -82,6 +82,13 @@ impl Namespace {
     pub(crate) fn ip_json(&self, words: &str) -> Value {
         let text = self.ip(&format!("-j {words}"));
         if text.trim().is_empty() { json!([]) } else { serde_json::from_str(&text).unwrap() }
+    }
+
+    /// A program of iproute2 that will look in here: cheaper than to run in here.
+    pub(crate) fn about(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(["-n", &self.name]);
+        command
     }
 
     /// A program that will run in here.
