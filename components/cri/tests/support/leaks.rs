@@ -34,10 +34,10 @@ impl Node {
     pub(crate) fn leaks(&self) -> Vec<String> {
         let base = self.base().to_str().unwrap();
         let mut found: Vec<String> = self.processes().iter().map(|process| format!("{process:?}")).collect();
-        // A test may give it a disk of its own.
+        // Where the mounts are, and what of theirs is mounted elsewhere. A test may give the state a disk of its own.
         let state = self.config.state.to_str();
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let ours = |line: &&str| line.contains(base) && line.split(' ').nth(1) != state;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let ours = |line: &&str| line.contains(base) && line.split(' ').nth(4) != state;
         found.extend(mounts.lines().filter(ours).map(|line| format!("mount {line}")));
         let below = format!("{}/", self.cgroup());
         let cgroups = walkdir::WalkDir::new("/sys/fs/cgroup").into_iter().flatten();

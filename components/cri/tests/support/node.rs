@@ -46,7 +46,7 @@ impl Node {
         fs::set_permissions(base.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let at = |name: &str| base.path().join(name);
         image::bake(&at("images"));
-        for name in ["bin", "net.d", "networks.d", "addresses", "logs", "certs.d"] {
+        for name in ["bin", "net.d", "networks.d", "addresses", "certs.d"] {
             fs::create_dir(at(name)).unwrap();
         }
         let config = RuntimeConfig {
