@@ -47,7 +47,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let claim = Claim::files("cut", MIB)
         .parameter("server", format!("{HOST_FROM_GUEST}:{}", server.port))
         .parameter("share", EXPORT)
-        .flag("vers=4.2");
+        .flag("vers=4.1");
     let export = nfs.provision(claim).await?;
     let iscsi = guest.driver(BackendKind::Iscsi);
     iscsi.ready().await?;

@@ -81,7 +81,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     context.step("no decrypted device is left");
     for name in host.list("/sys/block").await?.iter().filter_map(|name| name.split(" -> ").next()) {
         let map = host.read(&format!("/sys/block/{name}/dm/uuid")).await.unwrap_or_default();
-        check(!map.starts_with("CRYPT-"), || format!("{name} is {map}"))?;
+        check(!map.starts_with("CRYPT-LUKS2-"), || format!("{name} is {map}"))?;
     }
     hidden.delete().await?;
     plain.delete().await?;

@@ -35,7 +35,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let address = format!("{HOST_FROM_GUEST}:{}", server.port);
     let claim = |name: &str, share: &str| {
         let claim = Claim::files(name, SIZE).used_by(Mode::MultiNodeMultiWriter);
-        claim.parameter("server", &address).parameter("share", share).flag("vers=4.2")
+        claim.parameter("server", &address).parameter("share", share).flag("vers=4.1")
     };
 
     context.step("a directory for a volume, shared by two pods");

@@ -3,7 +3,8 @@
 use crate::{
     guest::{
         host::Host,
-        volume::{Claim, Source, Volume},
+        pod::{Container, Pod},
+        volume::{Claim, Source, Volume, refused},
     },
     scenario::{Context, Needs, Scenario, Stop, check_equal},
 };
@@ -32,37 +33,30 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         context.step(format!("{kind}: write, keep, write again"));
         let claim = |name: &str| Claim::files(&format!("{kind}-{name}"), SIZE).parameter("type", kind);
         let volume = driver.provision(claim("origin")).await?;
-        volume.stage(&host).await?;
-        let path = volume.publish(&host, "origin").await?;
-        let (pod, container) = guest.pod_with("origin", probe, &path).await?;
-        let program = probe.program();
-        container.exec(&[&program, "fill", "/volume/data", "2M"]).await?.success()?;
-        container.exec(&[&program, "write", "/volume/state", "before"]).await?.success()?;
-        container.exec(&[&program, "sync"]).await?.success()?;
-        let sum = container.exec(&[&program, "sha256", "/volume/data"]).await?.success()?;
-        let snapshot = volume.snapshot(&format!("{kind}-kept")).await?;
-        container.exec(&[&program, "write", "/volume/state", "after"]).await?.success()?;
-        container.exec(&[&program, "fill", "/volume/data", "1M"]).await?.success()?;
-        container.exec(&[&program, "sync"]).await?.success()?;
+        let kept = format!("{kind}-kept");
+        let used = InUse::by_a_pod(context, &host, &volume).await?;
+        let sum = used.write(context, "before", "2M").await?;
+        // The state partition is ext4, which shares no blocks: a copy takes its time, in which nothing may change.
+        let refusal = volume.snapshot(&kept).await;
+        refused("a snapshot while a pod has the volume", refusal, "FailedPrecondition")?;
+        used.leave().await?;
+        let snapshot = volume.snapshot(&kept).await?;
+        let used = InUse::by_a_pod(context, &host, &volume).await?;
+        let now = used.write(context, "after", "1M").await?;
+        used.leave().await?;
 
         context.step(format!("{kind}: restore, and compare"));
         let source = Source::Snapshot(snapshot.snapshot_id.clone());
         let restored = driver.provision(claim("restored").from(source)).await?;
-        check_equal(
-            "the restored data",
-            &look(context, &host, &restored).await?,
-            &("before".to_owned(), sum),
-        )?;
+        let found = look(context, &host, &restored).await?;
+        check_equal("the restored data", &found, &("before".to_owned(), sum))?;
 
         context.step(format!("{kind}: clone, and compare"));
-        let now = container.exec(&[&program, "sha256", "/volume/data"]).await?.success()?;
         let cloned = driver.provision(claim("cloned").from(Source::Volume(volume.id.clone()))).await?;
-        check_equal("the cloned data", &look(context, &host, &cloned).await?, &("after".to_owned(), now))?;
+        let found = look(context, &host, &cloned).await?;
+        check_equal("the cloned data", &found, &("after".to_owned(), now))?;
 
         context.step(format!("{kind}: remove all"));
-        pod.remove().await?;
-        volume.unpublish("origin").await?;
-        volume.unstage().await?;
         for volume in [&volume, &restored, &cloned] {
             volume.delete().await?;
         }
@@ -70,6 +64,39 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         driver.remove_snapshot(&snapshot).await?;
     }
     host.leave().await
+}
+
+/// A volume that a pod has.
+struct InUse<'a> {
+    volume: &'a Volume,
+    pod: Pod,
+    container: Container,
+}
+
+impl<'a> InUse<'a> {
+    async fn by_a_pod(context: &mut Context<'_>, host: &Host, volume: &'a Volume) -> Result<Self, Stop> {
+        let guest = context.guest()?;
+        volume.stage(host).await?;
+        let path = volume.publish(host, "user").await?;
+        let (pod, container) = guest.pod_with("user", &context.lab().probe, &path).await?;
+        Ok(Self { volume, pod, container })
+    }
+
+    /// Writes a state and so much data to the disk, and returns the data's digest.
+    async fn write(&self, context: &Context<'_>, state: &str, size: &str) -> Result<String, Stop> {
+        let program = context.lab().probe.program();
+        for words in [&["fill", "/volume/data", size][..], &["write", "/volume/state", state], &["sync"]] {
+            let command: Vec<&str> = [program.as_str()].into_iter().chain(words.iter().copied()).collect();
+            self.container.exec(&command).await?.success()?;
+        }
+        self.container.exec(&[&program, "sha256", "/volume/data"]).await?.success()
+    }
+
+    async fn leave(self) -> Result<(), Stop> {
+        self.pod.remove().await?;
+        self.volume.unpublish("user").await?;
+        self.volume.unstage().await
+    }
 }
 
 /// What a pod finds in a volume: its state, and its data's digest.

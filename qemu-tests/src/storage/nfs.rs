@@ -52,7 +52,8 @@ impl NfsServer {
     }
 }
 
-/// ganesha-config(8). NFSv4 over TCP alone needs no other port, and numbers for owners need no other service.
+/// ganesha-config(8). NFSv4 over TCP alone needs no other port, and numbers for owners need no other service. Of version 4.2
+/// Ganesha 4.3 has a part: Linux 6.12 reads zeros from it (READ_PLUS).
 fn configuration(port: u16, directory: &Path, recovery: &Path) -> String {
     let (directory, recovery) = (directory.display(), recovery.display());
     let export = |id, pseudo, access| {
@@ -63,7 +64,7 @@ fn configuration(port: u16, directory: &Path, recovery: &Path) -> String {
     };
     format!(
         "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }}\n\
-         NFSv4 {{ Graceless = true; RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; Only_Numeric_Owners = true; }}\n\
+         NFSv4 {{ Minor_Versions = 0, 1; Graceless = true; RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; Only_Numeric_Owners = true; }}\n\
          NFS_KRB5 {{ Active_krb5 = false; }}\n{}{}",
         export(1, EXPORT, "RW"),
         export(2, EXPORT_READ_ONLY, "RO"),

@@ -174,15 +174,14 @@ fn is_domain(domain: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    // What ends in a number is an IPv4 address to every URL parser, in forms as odd as `1.2.3`: only the plain one is
-    // the host that was written.
-    let last = host.rsplit('.').next().unwrap_or(host);
-    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
-    let numeric = hex.map_or(last.bytes().all(|b| b.is_ascii_digit()), |digits| {
-        digits.bytes().all(|b| b.is_ascii_hexdigit())
-    });
+    // URL parsers take `1.2.3` for the address `1.2.0.3`, and labels that begin with `xn--` for Punycode, which they may
+    // not be: only what such a parser reads as it is written is a host.
+    let as_written = || {
+        let url = reqwest::Url::parse(&format!("https://{host}/"));
+        url.is_ok_and(|url| url.host_str().is_some_and(|read| read.eq_ignore_ascii_case(host)))
+    };
     host.split('.').all(label)
-        && (!numeric || host.parse::<std::net::Ipv4Addr>().is_ok())
+        && as_written()
         && port.is_none_or(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
@@ -258,6 +257,7 @@ mod tests {
             "1.2.3.4.5/a",
             "127.0.0.01/a",
             "r.0x7f/a",
+            "r.xn--aexample/a",
             "5:80/a",
             "[::1/a",
             "[::1]x/a",

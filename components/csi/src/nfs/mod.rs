@@ -79,7 +79,7 @@ impl Nfs {
     fn shelf(&self, export: &Export) -> Result<Shelf, Fault> {
         let options: Vec<String> =
             OWN_OPTIONS.map(str::to_owned).into_iter().chain(export.option()).collect();
-        self.bench.mount(&export.source(None), &options).map(Shelf::new)
+        self.bench.mount_newest(&export.source(None), &options).map(Shelf::new)
     }
 
     /// A volume of ours.
@@ -213,7 +213,7 @@ impl Backend for Nfs {
         if wanted.access.is_read_only() {
             options.push("ro".to_owned());
         }
-        self.bench.mount(&export.source(below.as_ref()), &options).map(Source::Tree)
+        self.bench.mount_newest(&export.source(below.as_ref()), &options).map(Source::Tree)
     }
 
     fn detach(&self, staged: &Staged) -> Result<(), Fault> {
