@@ -60,7 +60,7 @@ fn case(xml: &mut String, scenario: &ScenarioReport) {
         let _ = writeln!(
             xml,
             "      <property name=\"{}\" value=\"{:.3}\"/>",
-            escaped(figure.name),
+            escaped(&figure.name),
             figure.value
         );
     }

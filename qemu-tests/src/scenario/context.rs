@@ -8,7 +8,7 @@ use crate::{
     report::event::{Event, Events},
 };
 use serde::Serialize;
-use std::time::Instant;
+use std::{borrow::Cow, time::Instant};
 
 /// A part of a scenario, with the time it took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,7 +23,7 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
     /// What was measured, with the unit as the last word: `switch_root_seconds`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// How much.
     pub value: f64,
 }
@@ -54,8 +54,8 @@ impl<'a> Context<'a> {
     }
 
     /// Records a measurement.
-    pub fn figure(&mut self, name: &'static str, value: f64) {
-        self.figures.push(Figure { name, value });
+    pub fn figure(&mut self, name: impl Into<Cow<'static, str>>, value: f64) {
+        self.figures.push(Figure { name: name.into(), value });
     }
 
     /// The image, the probe, the registry and what else all scenarios use.

@@ -68,8 +68,9 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     for Case { name, kind, .. } in &cases {
         context.step(format!("csi-sanity: {name}"));
         let kubelet = paths::KUBELET_STATE;
-        let (staging, target) =
-            (format!("{kubelet}/plugins/sanity-{name}"), format!("{kubelet}/pods/sanity-{name}"));
+        // The program makes the last directory of a path only, and without a kubelet there is none for pods.
+        let [staging, target] =
+            ["staging", "target"].map(|role| format!("{kubelet}/plugins/sanity-{name}-{role}"));
         let endpoint = format!("--csi.endpoint=unix://{}", kind.socket(paths::CSI_RUN.as_ref()).display());
         let pod = guest.pod("sanity").on_host().run().await?;
         let container = pod
@@ -94,13 +95,13 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         }
         let log = host.log(&container).await?;
         let summary = summary(&log);
-        context.figure("csi_sanity_passed_count", f64::from(summary.passed));
-        context.figure("csi_sanity_failed_count", f64::from(summary.failed));
-        context.figure("csi_sanity_skipped_count", f64::from(summary.skipped));
+        for (what, count) in
+            [("passed", summary.passed), ("failed", summary.failed), ("skipped", summary.skipped)]
+        {
+            context.figure(format!("csi_sanity_{name}_{what}_count"), f64::from(count));
+        }
         if summary.failed > 0 || summary.passed == 0 {
-            let failed: Vec<&str> =
-                log.iter().map(|line| line.text.trim()).filter(|line| line.starts_with("[FAIL]")).collect();
-            failures.push(format!("{name}: {summary:?}: {}", failed.join("; ")));
+            failures.push(format!("{name}: {summary:?}: {}", complaints(&log)));
         }
         pod.remove().await?;
     }
@@ -122,6 +123,18 @@ fn image(program: &Path, cases: &[Case]) -> io::Result<SyntheticImage> {
     }
     let config = serde_json::json!({ "Entrypoint": ["/csi-sanity"], "WorkingDir": "/" });
     Ok(ImageBuilder::new("amd64").config(config).layer(layer, Compression::Zstd)?.build())
+}
+
+/// The first failures: ginkgo's lines about each, up to its name at the end.
+fn complaints(log: &[LogLine]) -> String {
+    const LINES: usize = 12;
+    let from =
+        log.iter().position(|line| line.text.contains("[FAILED]")).unwrap_or(log.len().saturating_sub(LINES));
+    let lines = log[from..]
+        .iter()
+        .take(LINES)
+        .chain(log.iter().filter(|line| line.text.starts_with("[FAIL]")).take(LINES));
+    lines.map(|line| line.text.trim()).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
 /// What ginkgo says at its end.
