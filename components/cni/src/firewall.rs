@@ -139,7 +139,6 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
 
 /// Removes the rules of the pod, and with the network's last pod those of its bridges.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    load(request)?;
     let mut ruleset = Ruleset::open()?;
     ruleset.remove(&[FORWARDED], &owner(request))?;
     forget_bridges(request, &mut ruleset)
@@ -166,7 +165,6 @@ pub fn check(request: &Request) -> Result<(), CniError> {
 
 /// Removes rules of attachments that are no more.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    load(request)?;
     let mut ruleset = Ruleset::open()?;
     ruleset.retain(&[FORWARDED], &request.network, &request.valid_attachments()?)?;
     forget_bridges(request, &mut ruleset)

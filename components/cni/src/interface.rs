@@ -50,13 +50,27 @@ pub(crate) enum DnsFrom {
     Ipam,
 }
 
-impl Shared {
-    /// The IPAM plugin, if one is named.
-    pub(crate) fn ipam(&self, request: &Request) -> Result<Option<Ipam>, CniError> {
-        match self.ipam.kind.as_str() {
+/// The IPAM plugin, whatever else may be wrong with the configuration: all that DEL and GC need to know.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    ipam: IpamType,
+}
+
+impl IpamType {
+    /// The plugin, if one is named.
+    fn find(&self, request: &Request) -> Result<Option<Ipam>, CniError> {
+        match self.kind.as_str() {
             "" => Ok(None),
             kind => Ipam::find(kind, request).map(Some),
         }
+    }
+}
+
+impl Shared {
+    /// The IPAM plugin, if one is named.
+    pub(crate) fn ipam(&self, request: &Request) -> Result<Option<Ipam>, CniError> {
+        self.ipam.find(request)
     }
 
     /// This plugin's own name resolution.
@@ -153,9 +167,9 @@ pub(crate) fn del(
     request: &Request,
     unmake: impl FnOnce(&NetNs) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
-    let shared: Shared = request.config()?;
+    let Named { ipam } = request.config()?;
     let netns = NetNs::if_present(request.netns.as_deref())?;
-    Ipam::del(shared.ipam(request), request, || netns.map_or(Ok(()), |netns| unmake(&netns)))
+    Ipam::del(ipam.find(request), request, || netns.map_or(Ok(()), |netns| unmake(&netns)))
 }
 
 /// Removes the pod's interface.
@@ -202,8 +216,8 @@ pub(crate) fn same_mac(reported: &Interface, found: &Link) -> Result<(), CniErro
 
 /// GC: interfaces go with their namespaces; what is left is the IPAM plugin's.
 pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
-    let shared: Shared = request.config()?;
-    shared.ipam(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Gc, request))
+    let Named { ipam } = request.config()?;
+    ipam.find(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Gc, request))
 }
 
 /// STATUS: the IPAM plugin's.

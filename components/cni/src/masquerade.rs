@@ -6,6 +6,19 @@ use crate::{
     protocol::{error::CniError, request::Request, result::CniResult},
     ruleset::{MASQUERADE, Owner, Ruleset},
 };
+use serde::Deserialize;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    #[serde(rename = "ipMasq")]
+    masquerade: bool,
+}
+
+/// Whether the configuration wants it, whatever else may be wrong with it.
+fn is_asked(request: &Request) -> Result<bool, CniError> {
+    Ok(request.config::<Asked>()?.masquerade)
+}
 
 /// Whether `ipMasqBackend` names one that there is. What iptables would do is done by nf_tables.
 pub(crate) fn check_backend(name: &str) -> Result<(), CniError> {
@@ -38,11 +51,19 @@ pub(crate) fn add(request: &Request, result: &CniResult) -> Result<(), CniError>
     Ruleset::open()?.replace(&[MASQUERADE], &owner(request), &rules(result))
 }
 
+/// Removes the attachment's rules, if the configuration wants such.
 pub(crate) fn remove(request: &Request) -> Result<(), CniError> {
+    if !is_asked(request)? {
+        return Ok(());
+    }
     Ruleset::open()?.remove(&[MASQUERADE], &owner(request))
 }
 
+/// Removes the rules of attachments that are no more, if the configuration wants such.
 pub(crate) fn retain(request: &Request) -> Result<(), CniError> {
+    if !is_asked(request)? {
+        return Ok(());
+    }
     Ruleset::open()?.retain(&[MASQUERADE], &request.network, &request.valid_attachments()?)
 }
 

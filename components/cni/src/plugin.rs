@@ -2,6 +2,7 @@
 
 use crate::{
     bandwidth, bridge, dhcp, dummy, firewall, host_device, host_local, interface, ipvlan, loopback, macvlan,
+    netns::NetNs,
     portmap,
     protocol::{
         error::{CniError, Code},
@@ -183,7 +184,10 @@ pub fn run(plugin: Plugin, environment: &Environment, stdin: Vec<u8>) -> Result<
     if environment.command == Command::Version.name() {
         return Ok(version_document());
     }
-    let request = Request::parse(environment, stdin)?;
+    let mut request = Request::parse(environment, stdin)?;
+    if !environment.netns_override {
+        keep_out_of_our_own(&mut request)?;
+    }
     let operations = plugin.operations();
     match request.command {
         Command::Add => return Ok((operations.add)(&request)?.to_json(request.version)),
@@ -194,6 +198,24 @@ pub fn run(plugin: Plugin, environment: &Environment, stdin: Vec<u8>) -> Result<
         Command::Version => Ok(()),
     }?;
     Ok(String::new())
+}
+
+/// A path that leads to the network namespace we are in is no pod's: where it names a process, that has ended and another
+/// has its number. ADD refuses it; for DEL the pod's namespace is gone. (The reference looks when the work is done.)
+fn keep_out_of_our_own(request: &mut Request) -> Result<(), CniError> {
+    let Some(given) = request.netns.as_deref().and_then(|path| NetNs::open(path).ok()) else { return Ok(()) };
+    let own = NetNs::required("/proc/thread-self/ns/net".as_ref())?;
+    match request.command {
+        Command::Add if given.is_same_as(&own) => {
+            let message = "plugin's netns and netns from CNI_NETNS should not be the same";
+            Err(CniError::new(Code::InvalidNetNs, message))
+        }
+        Command::Del if given.is_same_as(&own) => {
+            request.netns = None;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The process's whole life: 0 and the result, or 1 and the error document.

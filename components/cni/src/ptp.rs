@@ -61,9 +61,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let mut result = ipam.add(request)?;
     let outcome = attach(request, &config, &netns, &mut result);
     if let Err(error) = outcome {
-        if config.masquerade {
-            let _ = masquerade::remove(request);
-        }
+        let _ = masquerade::remove(request);
         if let Err(failure) = ipam.run(Command::Del, request) {
             eprintln!("ptp: undoing a failed ADD: {failure}");
         }
@@ -212,8 +210,7 @@ fn to(dst: IpNetwork, link: u32) -> NewRoute {
 
 /// Detaches the pod.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let config = PtpConfig::load(request)?;
-    let unmasked = if config.masquerade { masquerade::remove(request) } else { Ok(()) };
+    let unmasked = masquerade::remove(request);
     interface::del(request, interface::remove(request))?;
     unmasked
 }
@@ -230,8 +227,7 @@ pub fn check(request: &Request) -> Result<(), CniError> {
 
 /// Removes rules, and has the IPAM plugin free addresses, of attachments that are no more.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    let config = PtpConfig::load(request)?;
-    let rules = if config.masquerade { masquerade::retain(request) } else { Ok(()) };
+    let rules = masquerade::retain(request);
     interface::gc(request)?;
     rules
 }

@@ -40,6 +40,14 @@ struct Document {
     add_source_hints: bool,
 }
 
+/// `table`, whatever else may be wrong with the configuration: all that DEL needs to know.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Table {
+    #[serde(rename = "table")]
+    number: Option<i64>,
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct SbrConfig {
     /// Only rules, which lead to this table.
@@ -260,7 +268,8 @@ fn remove_rules(route: &mut RouteSocket, addresses: &[IpAddr], table: Option<u32
 
 /// Removes the rules of the interface's addresses. Its routes go with it.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let config = SbrConfig::load(request)?;
+    // A table that makes no sense was refused by ADD.
+    let table = request.config::<Table>()?.number.and_then(|number| u32::try_from(number).ok());
     let Some(netns) = NetNs::if_present(request.netns.as_deref())? else { return Ok(()) };
     netns.enter(|| {
         let mut route = interface::open()?;
@@ -271,7 +280,7 @@ pub fn del(request: &Request) -> Result<(), CniError> {
             .addresses(link.index)
             .map_err(|e| e.during(format_args!("listing addresses of {ifname:?}")))?;
         let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.network.address).collect();
-        remove_rules(&mut route, &addresses, config.table)
+        remove_rules(&mut route, &addresses, table)
     })
 }
 

@@ -146,6 +146,7 @@ mod tests {
             ifname: "eth0".into(),
             args: args.into(),
             path: "/p".into(),
+            netns_override: false,
         };
         let request = Request::parse(&environment, config.to_string().into_bytes())?;
         let shown = |ip: IpConfig| format!("{} {:?}", ip.address, ip.gateway.map(|g| g.to_string()));

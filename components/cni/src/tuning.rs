@@ -41,9 +41,21 @@ struct Settings {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Document {
-    data_dir: String,
     runtime_config: Runtime,
     args: Args,
+}
+
+/// Where records are, whatever else may be wrong with the configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Location {
+    data_dir: String,
+}
+
+/// The directory of records: all that DEL and GC need to know.
+fn directory(request: &Request) -> Result<PathBuf, CniError> {
+    let given = request.config::<Location>()?.data_dir;
+    Ok(if given.is_empty() { DATA_DIR.into() } else { given.into() })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,7 +129,6 @@ impl TuningConfig {
             .into_iter()
             .map(|(key, value)| Ok((parameter(&key, ifname)?, value)))
             .collect::<Result<_, CniError>>()?;
-        let directory = Some(document.data_dir).filter(|d| !d.is_empty()).unwrap_or_else(|| DATA_DIR.into());
         Ok(Self {
             sysctl,
             state: LinkState {
@@ -132,7 +143,7 @@ impl TuningConfig {
                     .map(|length| number("txQLen", length))
                     .transpose()?,
             },
-            backup: PathBuf::from(directory).join(record_name(&request.attachment)),
+            backup: directory(request)?.join(record_name(&request.attachment)),
         })
     }
 }
@@ -272,13 +283,12 @@ fn record_name(attachment: &Attachment) -> String {
 
 /// Removes files of attachments that are no more. Those that the reference plugin wrote name no network, and stay.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    let config = TuningConfig::load(request)?;
+    let directory = directory(request)?;
     let keep: Vec<String> = request.valid_attachments()?.iter().map(record_name).collect();
-    let Some(directory) = config.backup.parent() else { return Ok(()) };
-    let entries = match fs::read_dir(directory) {
+    let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(CniError::io("listing", directory, &error)),
+        Err(error) => return Err(CniError::io("listing", &directory, &error)),
     };
     for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -301,11 +311,11 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
 
 /// Puts the interface back as it was, if it still is there.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let config = TuningConfig::load(request)?;
-    let text = match fs::read(&config.backup) {
+    let backup = directory(request)?.join(record_name(&request.attachment));
+    let text = match fs::read(&backup) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(CniError::io("reading", &config.backup, &error)),
+        Err(error) => return Err(CniError::io("reading", &backup, &error)),
     };
     // A file cut short by a crash says nothing worth restoring.
     let before = serde_json::from_slice::<Record>(&text).unwrap_or_default().before;
@@ -318,9 +328,9 @@ pub fn del(request: &Request) -> Result<(), CniError> {
             link.map_or(Ok(()), |link| apply(&mut route, &link, &before))
         })?;
     }
-    match fs::remove_file(&config.backup) {
+    match fs::remove_file(&backup) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(CniError::io("removing", &config.backup, &error))
+            Err(CniError::io("removing", &backup, &error))
         }
         _ => Ok(()),
     }

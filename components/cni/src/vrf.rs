@@ -27,9 +27,21 @@ struct Document {
     table: u32,
 }
 
+/// `vrfname`, whatever else may be wrong with the configuration: all that DEL needs to know.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    #[serde(rename = "vrfname")]
+    name: String,
+}
+
 fn load(request: &Request) -> Result<Document, CniError> {
     let document: Document = request.config()?;
-    let name = &document.name;
+    check_name(&document.name)?;
+    Ok(document)
+}
+
+fn check_name(name: &str) -> Result<(), CniError> {
     if name.is_empty() {
         return Err(CniError::config("configuration is expected to have a valid vrf name: `vrfname`"));
     }
@@ -38,7 +50,7 @@ fn load(request: &Request) -> Result<Document, CniError> {
             "`vrfname` {name:?} is not an interface name of at most 15 characters"
         )));
     }
-    Ok(document)
+    Ok(())
 }
 
 pub(crate) fn read(request: &Request) -> Result<(), CniError> {
@@ -158,11 +170,15 @@ fn is_link_local(address: std::net::IpAddr) -> bool {
 
 /// Takes the interface out of the domain, and removes the domain if it was the last.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let config = load(request)?;
+    let Named { name } = request.config()?;
+    // A name that is none was refused by ADD.
+    if check_name(&name).is_err() {
+        return Ok(());
+    }
     let Some(netns) = NetNs::if_present(request.netns.as_deref())? else { return Ok(()) };
     netns.enter(|| {
         let mut route = interface::open()?;
-        let Some(domain) = find(&mut route, &config.name)? else { return Ok(()) };
+        let Some(domain) = find(&mut route, &name)? else { return Ok(()) };
         let ifname = &request.attachment.ifname;
         let link = route.link(ifname).map_err(|e| e.during(format_args!("looking for {ifname:?}")))?;
         if let Some(link) = link.filter(|link| link.master == Some(domain.index)) {

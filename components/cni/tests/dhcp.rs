@@ -315,6 +315,12 @@ fn nobody_keeps_a_lease_that_nobody_wants() {
     config["type"] = json!("dhcp");
     let error = site.host.cni("ADD", &config, "c1", &pod.path()).unwrap_err();
     assert!(error["msg"].as_str().unwrap().contains("no server answers"), "{error}");
+    // What makes no sense is refused before anybody is asked, and is no reason to keep the pod.
+    let mut wrong = config.clone();
+    wrong["ipam"]["provide"] = json!([{"option": "no-such-option", "value": "x"}]);
+    let error = site.host.cni("ADD", &wrong, "c1", &pod.path()).unwrap_err();
+    assert!(error["code"] == 7 && error["msg"].as_str().unwrap().contains("no-such-option"), "{error}");
+    site.host.cni("DEL", &wrong, "c1", &pod.path()).unwrap();
     let nowhere = Path::new("/run/netns/cairn-there-is-none");
     assert_eq!(site.host.cni("ADD", &config, "c1", nowhere).unwrap_err()["code"], 8);
     site.host.cni("DEL", &config, "c1", nowhere).unwrap();

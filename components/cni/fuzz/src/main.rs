@@ -284,6 +284,7 @@ fn environment(random: &mut Random) -> Environment {
             .one(&["", "IgnoreUnknown=1;MAC=02:00:00:00:00:05;IP=10.1.0.6/24,fd00::6;GATEWAY=10.1.0.1"]))
         .into(),
         path: "/opt/cni/bin".into(),
+        netns_override: false,
     };
     if random.below(4) == 0 {
         let field = match random.below(3) {

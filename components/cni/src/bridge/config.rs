@@ -239,6 +239,7 @@ mod tests {
             ifname: "eth0".into(),
             args: args.into(),
             path: "/p".into(),
+            netns_override: false,
         };
         BridgeConfig::load(&Request::parse(&environment, config.to_string().into_bytes()).unwrap())
     }

@@ -8,7 +8,7 @@ pub use config::BridgeConfig;
 
 use crate::{
     delegate::Ipam,
-    interface::same_mac,
+    interface::{self, same_mac},
     masquerade,
     netlink::{link::Link, route::RouteSocket},
     netns::NetNs,
@@ -29,10 +29,6 @@ pub(crate) fn read(request: &Request) -> Result<(), CniError> {
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let config = BridgeConfig::load(request)?;
     let netns = NetNs::required(request.netns()?)?;
-    if netns.is_same_as(&NetNs::required("/proc/thread-self/ns/net".as_ref())?) {
-        let message = "plugin's netns and netns from CNI_NETNS should not be the same";
-        return Err(CniError::new(Code::InvalidNetNs, message));
-    }
     let mut route = open()?;
     let ipam = find_ipam(request, &config)?;
     let bridge = links::ensure_bridge(&mut route, &config)?;
@@ -44,9 +40,9 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         let removed = Ipam::del(Ok(ipam), request, || {
             route.delete_link(port.index).map_err(|e| e.during(format_args!("removing {:?}", port.name)))
         });
-        let unmasked = if config.masquerade { masquerade::remove(request) } else { Ok(()) };
-        let unchecked = if config.check_source { spoof::remove(request) } else { Ok(()) };
-        for failure in [removed, unmasked, unchecked].into_iter().filter_map(Result::err) {
+        for failure in
+            [removed, masquerade::remove(request), spoof::remove(request)].into_iter().filter_map(Result::err)
+        {
             eprintln!("bridge: undoing a failed ADD: {failure}");
         }
     }
@@ -147,13 +143,8 @@ fn on_host(link: &Link) -> Interface {
 
 /// Detaches the pod: its interface, its addresses, its rules. What is gone already is no error.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let config = BridgeConfig::load(request)?;
-    let netns = NetNs::if_present(request.netns.as_deref())?;
-    let freed = Ipam::del(find_ipam(request, &config), request, || {
-        netns.map_or(Ok(()), |netns| pod::remove(&netns, &request.attachment.ifname))
-    });
-    let unmasked = if config.masquerade { masquerade::remove(request) } else { Ok(()) };
-    let unchecked = if config.check_source { spoof::remove(request) } else { Ok(()) };
+    let freed = interface::del(request, interface::remove(request));
+    let (unmasked, unchecked) = (masquerade::remove(request), spoof::remove(request));
     freed.and(unmasked).and(unchecked)
 }
 
@@ -233,12 +224,8 @@ fn check_port(
 
 /// Removes rules, and has the IPAM plugin free addresses, of attachments that are no more.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    let config = BridgeConfig::load(request)?;
-    let rules = if config.masquerade { masquerade::retain(request) } else { Ok(()) };
-    let checks = if config.check_source { spoof::retain(request) } else { Ok(()) };
-    if let Some(ipam) = find_ipam(request, &config)? {
-        ipam.run(Command::Gc, request)?;
-    }
+    let (rules, checks) = (masquerade::retain(request), spoof::retain(request));
+    interface::gc(request)?;
     rules.and(checks)
 }
 

@@ -8,6 +8,19 @@ use crate::{
     protocol::{error::CniError, request::Request},
     ruleset::{Owner, Ruleset, SPOOFING},
 };
+use serde::Deserialize;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    #[serde(rename = "macspoofchk")]
+    check: bool,
+}
+
+/// Whether the configuration wants it, whatever else may be wrong with it.
+fn is_asked(request: &Request) -> Result<bool, CniError> {
+    Ok(request.config::<Asked>()?.check)
+}
 
 fn rules(port: &str, mac: Mac) -> [(Chain, Rule); 1] {
     let rule = Rule::new().interface(Direction::In, port, true).source_hardware_address(mac, false).discard();
@@ -22,11 +35,19 @@ pub(super) fn add(request: &Request, port: &str, mac: Mac) -> Result<(), CniErro
     Ruleset::open()?.replace(&[SPOOFING], &owner(request), &rules(port, mac))
 }
 
+/// Removes the attachment's rule, if the configuration wants one.
 pub(super) fn remove(request: &Request) -> Result<(), CniError> {
+    if !is_asked(request)? {
+        return Ok(());
+    }
     Ruleset::open()?.remove(&[SPOOFING], &owner(request))
 }
 
+/// Removes the rules of attachments that are no more, if the configuration wants such.
 pub(super) fn retain(request: &Request) -> Result<(), CniError> {
+    if !is_asked(request)? {
+        return Ok(());
+    }
     Ruleset::open()?.retain(&[SPOOFING], &request.network, &request.valid_attachments()?)
 }
 

@@ -47,6 +47,7 @@ impl Call {
             ifname: request.attachment.ifname.clone(),
             args: args.join(";"),
             path: std::env::join_paths(&request.path).unwrap_or_default().to_string_lossy().into_owned(),
+            netns_override: false,
         };
         Ok(Self { environment, config: request.config.clone() })
     }

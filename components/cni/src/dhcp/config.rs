@@ -34,7 +34,6 @@ struct Document {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Ipam {
-    daemon_socket_path: String,
     provide: Vec<Provided>,
     request: Vec<Requested>,
     priority: i64,
@@ -54,6 +53,26 @@ struct Provided {
 struct Requested {
     option: String,
     skip_default: bool,
+}
+
+/// `daemonSocketPath`, whatever else may be wrong with the configuration.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Location {
+    ipam: Socket,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Socket {
+    #[serde(rename = "daemonSocketPath")]
+    path: String,
+}
+
+/// The daemon's socket: all that operations other than ADD need to know.
+pub fn socket(request: &Request) -> Result<PathBuf, CniError> {
+    let given = request.config::<Location>()?.ipam.path;
+    Ok(if given.is_empty() { DEFAULT_SOCKET.into() } else { given.into() })
 }
 
 impl DhcpConfig {
@@ -95,9 +114,8 @@ impl DhcpConfig {
         if families.is_empty() {
             return Err(CniError::config("`families` is empty: name ipv4, ipv6 or both, or leave it out"));
         }
-        let socket = Some(ipam.daemon_socket_path).filter(|path| !path.is_empty());
         Ok(Self {
-            socket: socket.unwrap_or_else(|| DEFAULT_SOCKET.to_owned()).into(),
+            socket: socket(request)?,
             families,
             options,
             priority: Some(priority).filter(|priority| *priority != 0),
@@ -148,6 +166,7 @@ mod tests {
             ifname: "eth0".into(),
             args: args.into(),
             path: "/p".into(),
+            netns_override: false,
         };
         DhcpConfig::load(&Request::parse(&environment, config.to_string().into_bytes()).unwrap())
     }

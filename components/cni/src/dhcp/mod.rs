@@ -34,12 +34,12 @@ pub(crate) fn read(request: &Request) -> Result<(), CniError> {
 }
 
 fn ask(request: &Request) -> Result<CniResult, CniError> {
-    let config = DhcpConfig::load(request)?;
-    Call::of(request)?.send(&config.socket)
+    Call::of(request)?.send(&config::socket(request)?)
 }
 
 /// Gets a lease of each family that is configured.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
+    read(request)?;
     ask(request)
 }
 
@@ -59,7 +59,8 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     ask(request).map(drop)
 }
 
-/// The daemon answers.
+/// The configuration is good and the daemon answers.
 pub fn status(request: &Request) -> Result<(), CniError> {
-    ask(request).map(drop).map_err(|error| CniError { code: Code::NotAvailable, ..error })
+    let well = read(request).and_then(|()| ask(request).map(drop));
+    well.map_err(|error| CniError { code: Code::NotAvailable, ..error })
 }

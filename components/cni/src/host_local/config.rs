@@ -59,8 +59,6 @@ struct Ipam {
     #[serde(default)]
     routes: Vec<Route>,
     #[serde(default)]
-    data_dir: String,
-    #[serde(default)]
     resolv_conf: String,
     #[serde(default)]
     ranges: Vec<Vec<RangeConfig>>,
@@ -86,6 +84,27 @@ impl<'de> Deserialize<'de> for RequestedIp {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| D::Error::custom(format!("cannot understand ip {text:?}")))
     }
+}
+
+/// `dataDir`, whatever else may be wrong with the configuration.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Location {
+    ipam: DataDir,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct DataDir {
+    #[serde(rename = "dataDir")]
+    path: String,
+}
+
+/// `<dataDir>/<network>`: all that DEL and GC need to know.
+pub(super) fn directory(request: &Request) -> Result<PathBuf, CniError> {
+    let given = request.config::<Location>()?.ipam.path;
+    let data_dir = if given.is_empty() { DEFAULT_DATA_DIR } else { &given };
+    Ok(PathBuf::from(data_dir).join(&request.network))
 }
 
 impl IpamConfig {
@@ -126,10 +145,8 @@ impl IpamConfig {
             }
             sets.push(set);
         }
-        let data_dir =
-            Some(ipam.data_dir).filter(|d| !d.is_empty()).unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned());
         Ok(Self {
-            directory: PathBuf::from(data_dir).join(&request.network),
+            directory: directory(request)?,
             sets,
             routes: ipam.routes,
             resolv_conf: Some(ipam.resolv_conf).filter(|p| !p.is_empty()).map(PathBuf::from),
@@ -154,6 +171,7 @@ mod tests {
             ifname: "eth0".into(),
             args: args.into(),
             path: "/p".into(),
+            netns_override: false,
         };
         IpamConfig::load(&Request::parse(&environment, config.to_string().into_bytes()).unwrap())
     }

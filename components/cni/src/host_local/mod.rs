@@ -62,8 +62,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
 
 /// Frees every address of the attachment.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let config = IpamConfig::load(request)?;
-    Ok(Store::open(&config.directory)?.lock()?.release_all(&request.attachment)?)
+    Ok(Store::open(&config::directory(request)?)?.lock()?.release_all(&request.attachment)?)
 }
 
 /// The attachment has an address; and those of `prevResult` in our ranges are its own.
@@ -87,9 +86,8 @@ pub fn check(request: &Request) -> Result<(), CniError> {
 
 /// Frees what no valid attachment holds.
 pub fn gc(request: &Request) -> Result<(), CniError> {
-    let config = IpamConfig::load(request)?;
     let valid = request.valid_attachments()?;
-    Ok(Store::open(&config.directory)?.lock()?.retain(&valid)?)
+    Ok(Store::open(&config::directory(request)?)?.lock()?.retain(&valid)?)
 }
 
 /// The configuration is good and its directory can be written. A full range is no failure of the node: pods end.

@@ -227,6 +227,7 @@ mod tests {
             ifname: "eth0".into(),
             args: String::new(),
             path: "/p".into(),
+            netns_override: false,
         };
         PortmapConfig::load(&Request::parse(&environment, config.to_string().into_bytes()).unwrap())
     }

@@ -75,6 +75,9 @@ pub struct Environment {
     pub args: String,
     /// `CNI_PATH`
     pub path: String,
+    /// `CNI_NETNS_OVERRIDE`, `1` or `true`: the pod's network namespace may be the plugin's own.
+    #[serde(default)]
+    pub netns_override: bool,
 }
 
 impl Environment {
@@ -88,6 +91,7 @@ impl Environment {
             ifname: get("CNI_IFNAME"),
             args: get("CNI_ARGS"),
             path: get("CNI_PATH"),
+            netns_override: ["1", "TRUE"].contains(&get("CNI_NETNS_OVERRIDE").to_uppercase().as_str()),
         }
     }
 }
@@ -321,6 +325,7 @@ mod tests {
             ifname: "eth0".into(),
             args: String::new(),
             path: "/opt/cni/bin".into(),
+            netns_override: false,
         }
     }
 

@@ -246,7 +246,6 @@ impl Daemon<'_> {
     }
 
     fn begin(&mut self, request: &Request) -> Result<Begun, CniError> {
-        let config = DhcpConfig::load(request)?;
         let name = Name::of(request);
         let nothing = Begun::Done(CniResult::default());
         match request.command {
@@ -260,6 +259,7 @@ impl Daemon<'_> {
                         Err(CniError::new(Code::TryAgainLater, message))
                     };
                 }
+                let config = DhcpConfig::load(request)?;
                 let netns: PathBuf = self.arguments.on_host(request.netns()?);
                 let Arguments { broadcast, patience, .. } = *self.arguments;
                 let attachment = Attachment::acquire(request, &config, netns, broadcast, patience, now())?;
