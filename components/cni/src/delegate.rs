@@ -72,7 +72,7 @@ impl Ipam {
     /// ADD: addresses for the attachment.
     pub fn add(&self, request: &Request) -> Result<CniResult, CniError> {
         match &self.target {
-            Target::InProcess(plugin) => (plugin.operations().add)(request),
+            Target::InProcess(plugin) => plugin.add(request),
             Target::Program(program) => {
                 let output = run(program, Command::Add, request)?;
                 serde_json::from_slice(&output).map_err(|e| {

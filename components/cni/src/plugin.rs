@@ -127,6 +127,24 @@ impl Plugin {
         Self::ALL.into_iter().find(|plugin| plugin.name() == name)
     }
 
+    /// ADD, by a plugin on its own or for another.
+    pub(crate) fn add(self, request: &Request) -> Result<CniResult, CniError> {
+        if let Some(known) = self.arguments() {
+            request.check_args(known)?;
+        }
+        (self.operations().add)(request)
+    }
+
+    /// What `CNI_ARGS` may have; `None` for those that do not look, or take anything.
+    fn arguments(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Bridge | Self::Macvlan | Self::Tap | Self::Tuning => Some(&["MAC"]),
+            Self::HostLocal => Some(&["IP"]),
+            Self::Static => Some(&["IP", "GATEWAY"]),
+            _ => None,
+        }
+    }
+
     pub(crate) fn operations(self) -> Operations {
         fn nothing(_: &Request) -> Result<(), CniError> {
             Ok(())
@@ -190,7 +208,7 @@ pub fn run(plugin: Plugin, environment: &Environment, stdin: Vec<u8>) -> Result<
     }
     let operations = plugin.operations();
     match request.command {
-        Command::Add => return Ok((operations.add)(&request)?.to_json(request.version)),
+        Command::Add => return Ok(plugin.add(&request)?.to_json(request.version)),
         Command::Del => (operations.del)(&request),
         Command::Check => (operations.check)(&request),
         Command::Gc => (operations.gc)(&request),
@@ -251,4 +269,36 @@ fn version_document() -> String {
         "cniVersion": SpecVersion::CURRENT.name(),
         "supportedVersions": SpecVersion::names(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_nobody_knows_are_refused_by_add_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = serde_json::json!({"cniVersion": "1.0.0", "name": "n", "type": "host-local",
+            "ipam": {"dataDir": directory.path(), "ranges": [[{"subnet": "10.1.0.0/24"}]]}});
+        let code = |command: &str, args: &str| {
+            let environment = Environment {
+                command: command.into(),
+                container_id: "c".into(),
+                netns: "/run/netns/cairn-nowhere".into(),
+                ifname: "eth0".into(),
+                args: args.into(),
+                path: "/p".into(),
+                netns_override: false,
+            };
+            run(Plugin::HostLocal, &environment, config.to_string().into_bytes()).map_err(|e| e.code.number())
+        };
+        for wrong in ["FOO=bar", "MAC=02:00:00:00:00:01", "FOO=bar;IgnoreUnknown=0", "IgnoreUnknown=x", "FOO"]
+        {
+            assert_eq!(code("ADD", wrong), Err(4), "{wrong}");
+        }
+        for good in ["", "IP=10.1.0.7", "ip=10.1.0.8;IgnoreUnknown=false", "FOO=bar;IgnoreUnknown=1"] {
+            assert!(code("ADD", good).is_ok(), "{good}");
+            assert_eq!(code("DEL", "FOO=bar"), Ok(String::new()));
+        }
+    }
 }

@@ -217,6 +217,24 @@ impl Request {
         self.args.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.as_str())
     }
 
+    /// `CNI_ARGS` has no other keys than `known` ones, unless it says `IgnoreUnknown`.
+    pub fn check_args(&self, known: &[&str]) -> Result<(), CniError> {
+        let invalid = |message: String| Err(CniError::new(Code::InvalidEnvironment, message));
+        match self.arg("IgnoreUnknown") {
+            Some("1" | "true") => return Ok(()),
+            None | Some("0" | "false") => {}
+            Some(other) => return invalid(format!("CNI_ARGS: IgnoreUnknown is {other:?}, not 1 or 0")),
+        }
+        let takes = |key: &str| {
+            key.eq_ignore_ascii_case("IgnoreUnknown") || known.iter().any(|k| k.eq_ignore_ascii_case(key))
+        };
+        let unknown = self.args.iter().map(|(key, _)| key.as_str()).filter(|key| !takes(key));
+        match unknown.collect::<Vec<_>>()[..] {
+            [] => Ok(()),
+            ref keys => invalid(format!("CNI_ARGS: unknown args {keys:?}; IgnoreUnknown=1 passes them over")),
+        }
+    }
+
     /// `prevResult` of the configuration.
     pub fn previous_result(&self) -> Result<Option<CniResult>, CniError> {
         use serde::Deserialize;

@@ -124,6 +124,14 @@ pub enum PluginError {
     },
 }
 
+impl PluginError {
+    /// Whether nothing can have been begun with this configuration: there is no such plugin, or it refuses the version, a
+    /// field, the form or the sense of it (specification, section "Error": 1, 2, 6 and 7).
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Failed { code: 1 | 2 | 6 | 7, .. })
+    }
+}
+
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!("; it said: {message}") }
 }

@@ -314,6 +314,7 @@ impl Networks {
     }
 
     /// Disconnects a pod, last network first: DEL of each plugin, last first. All are called; the first error is the result.
+    /// A network whose configuration was refused from the start has nothing to undo, and is no reason to keep the pod.
     ///
     /// # Errors
     /// The first plugin that failed; to be called again.
@@ -330,6 +331,10 @@ impl Networks {
                 let config = attachment.plugin_config(plugin, with_result);
                 let removed = self.programs.run(Operation::Del, call(pod, attachment), &config).await;
                 if let Err(source) = removed {
+                    if attachment.result.is_null() && source.is_refusal() {
+                        tracing::warn!(pod = pod.id, network = attachment.full_name(), "{source}");
+                        continue;
+                    }
                     first_error = first_error.or(Some(failed(attachment, source)));
                 }
             }

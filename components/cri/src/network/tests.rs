@@ -314,6 +314,20 @@ async fn all_is_disconnected_even_if_a_plugin_fails() {
 }
 
 #[tokio::test]
+async fn what_was_refused_from_the_start_keeps_no_pod() {
+    let bench = Bench::new(r#"{"name":"n","cniVersion":"1.0.0","type":"fake"}"#);
+    bench.define("refused", r#"{"type":"fake","fail":"ADD","and":{"fail":"DEL"}}"#);
+    bench.define("absent", r#"{"type":"absent"}"#);
+    for name in ["refused", "absent"] {
+        let config = annotated(&[(selection::NETWORKS, name)]);
+        let mut attachments = bench.networks.plan(&pod(&config)).unwrap();
+        bench.networks.connect(&pod(&config), &mut attachments).await.unwrap_err();
+        bench.networks.disconnect(&pod(&config), &attachments).await.unwrap();
+    }
+    assert_eq!(bench.operations(), "ADD eth0, ADD net1, DEL net1, DEL eth0, ADD eth0, DEL eth0");
+}
+
+#[tokio::test]
 async fn only_the_default_network_must_give_an_address() {
     let bench = Bench::new(r#"{"name":"n","cniVersion":"1.0.0","type":"fake"}"#);
     bench.define("bare", r#"{"type":"fake","bare":true}"#);
