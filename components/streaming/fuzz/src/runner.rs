@@ -152,6 +152,8 @@ impl Kept {
             return false;
         };
         if self.seen.insert(outcome) {
+            // Mutation may have made it longer by far than it is now.
+            bytes.shrink_to_fit();
             match self.corpus.len() >= CORPUS_LIMIT {
                 true => {
                     let at = random.below(self.corpus.len());
