@@ -1,9 +1,10 @@
 //! The configuration file's form: every key and what it means.
 
+use cairn_contract::paths;
 use cairn_daemon::config::{Form, Key};
 
 /// How `cairn-cri.toml` is read and printed.
-pub const FORM: Form = Form { program: "cairn-cri", keys: KEYS };
+pub const FORM: Form = Form { program: "cairn-cri", usual: paths::CRI_CONFIG, keys: KEYS };
 
 /// Every key, in the order it is printed, and what it means.
 const KEYS: &[Key] = &[

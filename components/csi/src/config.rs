@@ -1,11 +1,14 @@
 //! The configuration file's form: every key and what it means.
 
-use cairn_contract::storage::{BackendKind, StorageConfig};
+use cairn_contract::{
+    paths,
+    storage::{BackendKind, StorageConfig},
+};
 use cairn_daemon::config::{ConfigError, Form, Key};
 use std::{collections::BTreeSet, path::Path};
 
 /// How `csi.toml` is read and printed.
-pub const FORM: Form = Form { program: "cairn-csi", keys: KEYS };
+pub const FORM: Form = Form { program: "cairn-csi", usual: paths::CSI_CONFIG, keys: KEYS };
 
 /// Every key, in the order it is printed, and what it means.
 const KEYS: &[Key] = &[
@@ -47,12 +50,12 @@ const KEYS: &[Key] = &[
     ),
 ];
 
-/// The configuration in a file; an absent one means the defaults only at the `usual` place.
+/// The configuration in a file; an absent one means the defaults only at the usual place.
 ///
 /// # Errors
 /// Where in the file, what is wrong, and what would be right.
-pub fn load(path: &Path, usual: &str) -> Result<StorageConfig, ConfigError> {
-    let config: StorageConfig = FORM.load(path, usual)?;
+pub fn load(path: &Path) -> Result<StorageConfig, ConfigError> {
+    let config: StorageConfig = FORM.load(path)?;
     match check(&config) {
         Ok(()) => Ok(config),
         Err(reason) => Err(ConfigError::Unfit { path: path.to_path_buf(), reason }),

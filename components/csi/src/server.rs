@@ -2,6 +2,7 @@
 
 use crate::{
     backend::Backend,
+    config::FORM,
     controller::{ControllerServer, GroupServer},
     driver::{self, Driver},
     error::Fault,
@@ -17,12 +18,13 @@ use cairn_contract::{
 };
 use cairn_daemon::{
     deadline::Deadlines,
-    socket::{listen, stopped},
+    socket::{Listener, listen},
+    state::State,
+    stopping::Stopping,
     telemetry::{self, Observe, Operations},
 };
-use std::{error::Error, fs, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, task::JoinSet};
-use tokio_stream::wrappers::UnixListenerStream;
+use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
 use tonic::transport::Server;
 
 /// How long open requests may take to finish when the daemon is told to stop.
@@ -49,59 +51,37 @@ pub(crate) fn node_name(config: &StorageConfig) -> String {
 /// # Errors
 /// If one cannot be served.
 pub async fn run(config: StorageConfig) -> Result<(), Box<dyn Error>> {
-    for directory in [&config.state, &config.run] {
-        fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    }
-    let _lock = cairn_daemon::socket::lock("cairn-csi", &config.state).await?;
+    let _state = State::claim(FORM.program, &config.state, &config.run).await?;
     let node = node_name(&config);
     let operations = Operations::new("cairn_csi", "CSI");
     let mut drivers = Vec::new();
     for &kind in &config.backends {
         drivers.push(Driver::open(&config, &node, backend(kind, &config)?)?);
     }
-    if let Some(address) = config.metrics_address {
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| format!("cannot serve metrics at {address} (metrics_address): {error}"))?;
-        tracing::info!(%address, "metrics");
-        let drivers = drivers.clone();
-        let render = move |text: &mut String| driver::render(&drivers, text);
-        tokio::spawn(telemetry::serve(listener, operations.clone(), render));
-    }
+    let counted = drivers.clone();
+    let render = move |text: &mut String| driver::render(&counted, text);
+    telemetry::serve(config.metrics_address, &operations, render).await?;
+    let stopping = Stopping::at_signal(STOP_PATIENCE, "volumes stay mounted")?;
     let mut serving = JoinSet::new();
-    let mut sockets = Vec::new();
     for driver in drivers {
         let kind = driver.backend.kind();
         let socket = config.socket(kind);
-        serving.spawn(serve(driver, listen(&socket)?, operations.clone()));
+        serving.spawn(serve(driver, listen(&socket).await?, operations.clone(), stopping.clone()));
         tracing::info!(driver = kind.driver(), socket = %socket.display(), "ready");
         if let Some(registry) = &config.plugins_registry {
-            let registered = kind.registration_socket(registry);
-            serving.spawn(register(kind, socket.clone(), listen(&registered)?));
-            sockets.push(registered);
+            let listener = listen(&kind.registration_socket(registry)).await?;
+            serving.spawn(register(kind, socket, listener, stopping.clone()));
         }
-        sockets.push(socket);
     }
     sd_notify::notify(&[sd_notify::NotifyState::Ready])?;
     tokio::spawn(watchdog());
-    let patience = async {
-        stopped().await;
-        tokio::time::sleep(STOP_PATIENCE).await;
-    };
     let all = async {
         while let Some(ended) = serving.join_next().await {
             ended??;
         }
         Ok::<(), Box<dyn Error>>(())
     };
-    tokio::select! {
-        ended = all => ended?,
-        () = patience => {}
-    }
-    for socket in sockets {
-        let _ = fs::remove_file(socket);
-    }
-    Ok(())
+    stopping.limit(all).await.unwrap_or(Ok(()))
 }
 
 /// Tells systemd that the event loop turns.
@@ -116,8 +96,9 @@ async fn watchdog() {
 
 async fn serve(
     driver: Arc<Driver>,
-    listener: tokio::net::UnixListener,
+    listener: Listener,
     operations: Operations,
+    stopping: Stopping,
 ) -> Result<(), tonic::transport::Error> {
     let features = driver.backend.features();
     let controller = (!features.controller.is_empty())
@@ -132,18 +113,19 @@ async fn serve(
         .add_service(node_server::NodeServer::new(NodeServer(driver)))
         .add_optional_service(controller)
         .add_optional_service(groups)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped())
+        .serve_with_incoming_shutdown(listener, stopping.token().cancelled_owned())
         .await
 }
 
 async fn register(
     kind: BackendKind,
     endpoint: PathBuf,
-    listener: tokio::net::UnixListener,
+    listener: Listener,
+    stopping: Stopping,
 ) -> Result<(), tonic::transport::Error> {
     let server = RegistrationServer { driver: kind.driver(), endpoint };
     Server::builder()
         .add_service(registration_server::RegistrationServer::new(server))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped())
+        .serve_with_incoming_shutdown(listener, stopping.token().cancelled_owned())
         .await
 }

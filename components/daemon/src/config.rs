@@ -17,6 +17,8 @@ pub type Key = (&'static str, &'static str);
 pub struct Form {
     /// The program, as called by an operator.
     pub program: &'static str,
+    /// Where the file usually is.
+    pub usual: &'static str,
     /// Every key, in the order they are printed.
     pub keys: &'static [Key],
 }
@@ -57,14 +59,14 @@ pub enum ConfigError {
 }
 
 impl Form {
-    /// The configuration in a file; an absent one means the defaults only at the `usual` place.
+    /// The configuration in a file; an absent one means the defaults only at the usual place.
     ///
     /// # Errors
     /// As [`Self::parse`], and if the file cannot be read.
-    pub fn load<T: DeserializeOwned + Default>(&self, path: &Path, usual: &str) -> Result<T, ConfigError> {
+    pub fn load<T: DeserializeOwned + Default>(&self, path: &Path) -> Result<T, ConfigError> {
         match fs::read_to_string(path) {
             Ok(text) => self.parse(path, &text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(usual) => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path == Path::new(self.usual) => {
                 Ok(T::default())
             }
             Err(source) => Err(ConfigError::Read { program: self.program, path: path.to_path_buf(), source }),
@@ -165,6 +167,7 @@ mod tests {
 
     const FORM: Form = Form {
         program: "cairn-x",
+        usual: "/no/x",
         keys: &[
             ("socket", "Where it listens."),
             ("shelves", "Shelves."),
@@ -202,8 +205,8 @@ mod tests {
 
     #[test]
     fn only_the_usual_file_may_be_absent() {
-        assert_eq!(FORM.load::<Sample>(Path::new("/no/x"), "/no/x").unwrap(), Sample::default());
-        let error = FORM.load::<Sample>(Path::new("/no/x"), "/no/y").unwrap_err().to_string();
-        assert!(error.starts_with("/no/x: ") && error.contains("`cairn-x config default`"), "{error}");
+        assert_eq!(FORM.load::<Sample>(Path::new("/no/x")).unwrap(), Sample::default());
+        let error = FORM.load::<Sample>(Path::new("/no/y")).unwrap_err().to_string();
+        assert!(error.starts_with("/no/y: ") && error.contains("`cairn-x config default`"), "{error}");
     }
 }

@@ -13,15 +13,16 @@ use crate::{
     plugins::Plugins,
     session::{Role, code},
 };
+use cairn_daemon::socket::{self, ListenError, Listener};
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::UnixStream,
     process::Child,
     sync::{mpsc, oneshot},
 };
@@ -92,7 +93,10 @@ impl Plugins {
         let programs = launch::discover(&settings.plugins, &settings.configs);
         let programs =
             programs.map_err(|source| ServeError::Programs { path: settings.plugins.clone(), source })?;
-        let listener = settings.socket.as_deref().map(listen).transpose()?;
+        let listener = match &settings.socket {
+            Some(path) => Some(listen(path).await?),
+            None => None,
+        };
         // All at once: each may take its time to register.
         let starting: Vec<_> =
             programs.into_iter().filter_map(|program| self.launch(program, &settings, &host)).collect();
@@ -128,10 +132,10 @@ impl Plugins {
         }
     }
 
-    async fn accept(self, listener: UnixListener, settings: Arc<Settings>, host: impl Host) {
+    async fn accept(self, listener: Listener, settings: Arc<Settings>, host: impl Host) {
         loop {
             match listener.accept().await {
-                Ok((socket, _)) => {
+                Ok(socket) => {
                     let (plugins, settings, host) = (self.clone(), Arc::clone(&settings), host.clone());
                     tokio::spawn(async move {
                         plugins.follow(socket, Source::Socket, &settings, host).await;
@@ -254,22 +258,14 @@ async fn answer(request: Request, plugin: &Plugin, host: &impl Host) {
     request.answer(result).await;
 }
 
-/// The socket, root's alone from its first moment: it is bound under another name in a directory that is root's,
-/// and renamed once its mode is right.
-fn listen(path: &Path) -> Result<UnixListener, ServeError> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ServeError::InUse(path.to_path_buf()));
+/// The socket, in a directory that is made root's alone.
+async fn listen(path: &Path) -> Result<Listener, ServeError> {
+    if let Some(directory) = path.parent() {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| ServeError::Socket { path: path.to_path_buf(), source })?;
     }
-    let make = || {
-        if let Some(directory) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        }
-        let beside = path.with_extension("new");
-        let _ = fs::remove_file(&beside);
-        let listener = UnixListener::bind(&beside)?;
-        fs::set_permissions(&beside, fs::Permissions::from_mode(0o600))?;
-        fs::rename(&beside, path)?;
-        Ok(listener)
-    };
-    make().map_err(|source| ServeError::Socket { path: path.to_path_buf(), source })
+    socket::listen(path).await.map_err(|error| match error {
+        ListenError::InUse(path) => ServeError::InUse(path),
+        ListenError::Io { path, source } => ServeError::Socket { path, source },
+    })
 }

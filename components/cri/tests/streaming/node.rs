@@ -13,7 +13,6 @@ use cairn_daemon::socket::listen;
 use cairn_streaming::{Attach, Exec, Finish, Runtime as _};
 use std::ops::Deref;
 use tokio::io::AsyncWriteExt;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
 
@@ -39,7 +38,7 @@ impl Node {
         let places = support::node::Node::new();
         let config = places.config.clone();
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = listen(&config.socket).unwrap();
+        let listener = listen(&config.socket).await.unwrap();
         let images = ImageService::open(&config).await.unwrap();
         let runtime = Runtime::open(config, images).await.unwrap();
         let loopback = (std::net::Ipv4Addr::LOCALHOST, 0).into();
@@ -55,7 +54,7 @@ impl Node {
         tokio::spawn(async move { streaming.serve(streams, stopped.cancelled()).await });
         let calls = Server::builder().add_service(RuntimeServiceServer::new(server));
         let stopped = stop.clone().cancelled_owned();
-        tokio::spawn(calls.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped));
+        tokio::spawn(calls.serve_with_incoming_shutdown(listener, stopped));
         let client = places.client().await;
         (Self { runtime, _serving: stop.drop_guard(), places }, client)
     }

@@ -1,7 +1,7 @@
 //! The page with the metrics: `GET /metrics`, one request a connection.
 
 use super::{Operations, process};
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -16,8 +16,34 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at the same time.
 const CONNECTIONS: usize = 8;
 
-/// Serves the metrics for as long as the daemon runs: the calls, what `render` adds, and the process.
+/// The metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve metrics at {address} (metrics_address): {source}")]
+pub struct MetricsError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Serves the metrics at an address, if there is one, for as long as the daemon runs: the calls, what `render` adds,
+/// and the process.
+///
+/// # Errors
+/// When the address cannot be had.
 pub async fn serve(
+    address: Option<SocketAddr>,
+    operations: &Operations,
+    render: impl Fn(&mut String) + Clone + Send + Sync + 'static,
+) -> Result<(), MetricsError> {
+    if let Some(address) = address {
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|source| MetricsError { address, source })?;
+        tracing::info!(%address, "metrics");
+        tokio::spawn(accept(listener, operations.clone(), render));
+    }
+    Ok(())
+}
+
+async fn accept(
     listener: TcpListener,
     operations: Operations,
     render: impl Fn(&mut String) + Clone + Send + Sync + 'static,

@@ -5,7 +5,7 @@ mod json;
 mod operations;
 mod process;
 
-pub use http::serve;
+pub use http::{MetricsError, serve};
 pub use json::JsonLines;
 pub use operations::{Observe, Observed, Operations};
 
