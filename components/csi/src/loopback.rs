@@ -12,6 +12,7 @@ use rustix::{
     ioctl::{IntegerSetter, NoArg, Setter, ioctl},
 };
 use std::{
+    ffi::OsStr,
     fs, io,
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -80,6 +81,8 @@ const ATTEMPTS: u32 = 64;
 const GOING_ATTEMPTS: u32 = 500;
 const GOING_PAUSE: Duration = Duration::from_millis(10);
 
+const SYS_BLOCK: &str = "/sys/block";
+
 fn open(path: &Path, access: OFlags) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())
 }
@@ -102,7 +105,11 @@ pub fn attach(image: &Path, read_only: bool) -> Result<PathBuf, Fault> {
         let number =
             unsafe { ioctl(&control, FreeNumber) }.during(|| "find a free loop device".to_owned())?;
         let device = PathBuf::from(format!("/dev/loop{number}"));
-        let opened = open(&device, access).during(|| format!("open {}", device.display()))?;
+        let opened = match open(&device, access) {
+            // Another took it and is letting go of it.
+            Err(Errno::NXIO) => continue,
+            opened => opened.during(|| format!("open {}", device.display()))?,
+        };
         let flags = DIRECT_IO | if read_only { READ_ONLY } else { 0 };
         let config = Config {
             fd: file.as_raw_fd().cast_unsigned(),
@@ -128,7 +135,7 @@ pub fn attach(image: &Path, read_only: bool) -> Result<PathBuf, Fault> {
 /// [`Fault::Precondition`] if somebody keeps it open.
 pub fn detach(image: &Path) -> Result<(), Fault> {
     for held in attached()?.iter().filter(|held| held.file == image) {
-        clear(&held.device)?;
+        clear(held)?;
     }
     match find_settled(image)? {
         None => Ok(()),
@@ -154,11 +161,18 @@ fn find_settled(image: &Path) -> Result<Option<PathBuf>, Fault> {
     )))
 }
 
-fn clear(device: &Path) -> Result<(), Fault> {
+/// Lets go of a device, if what was seen behind it is there still.
+fn clear(held: &Attached) -> Result<(), Fault> {
+    let device = &held.device;
     let opened = match open(device, OFlags::RDONLY) {
         Err(Errno::NXIO | Errno::NOENT) => return Ok(()),
         opened => opened.during(|| format!("open {}", device.display()))?,
     };
+    // It may have gone, and come back with another's file, since it was seen. What is behind it now stays: the kernel lets
+    // go of nothing that is open.
+    if Attached::see(&Path::new(SYS_BLOCK).join(held.name())).is_none_or(|now| now.file != held.file) {
+        return Ok(());
+    }
     // SAFETY: LOOP_CLR_FD takes no argument.
     match unsafe { ioctl(&opened, NoArg::<CLR_FD>::new()) } {
         Ok(()) | Err(Errno::NXIO) => Ok(()),
@@ -194,7 +208,7 @@ pub fn detach_below(directory: &Path, keep: impl Fn(&Path) -> bool) -> Result<()
     for held in attached()? {
         if held.file.starts_with(directory) && !held.going && !keep(&held.file) {
             tracing::info!(device = %held.device.display(), file = %held.file.display(), "loop device let go");
-            clear(&held.device)?;
+            clear(&held)?;
         }
     }
     Ok(())
@@ -209,21 +223,36 @@ struct Attached {
     going: bool,
 }
 
-fn attached() -> Result<Vec<Attached>, Fault> {
-    let entries = fs::read_dir("/sys/block").during(|| "read /sys/block".to_owned())?;
-    let loops = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"));
-    let found = loops.filter_map(|entry| {
-        let attribute = |name: &str| fs::read_to_string(entry.path().join("loop").join(name)).ok();
-        let file = attribute("backing_file")?;
-        let file = file.trim_end_matches('\n');
-        Some(Attached {
-            device: Path::new("/dev").join(entry.file_name()),
-            file: file.strip_suffix(" (deleted)").unwrap_or(file).into(),
+impl Attached {
+    /// What is behind a device, by its directory in /sys. The kernel takes the attributes of a device that goes away one after
+    /// the other, and may give it to another meanwhile: what is not the same after as before is read again.
+    fn see(directory: &Path) -> Option<Self> {
+        let attribute = |name: &str| fs::read_to_string(directory.join("loop").join(name)).ok();
+        loop {
+            let file = attribute("backing_file")?;
             // We never ask for this ourselves.
-            going: attribute("autoclear").is_some_and(|text| text.trim() == "1"),
-        })
-    });
-    Ok(found.collect())
+            let going = attribute("autoclear")?.trim() == "1";
+            if attribute("backing_file")? != file {
+                continue;
+            }
+            let file = file.trim_end_matches('\n');
+            return Some(Self {
+                device: Path::new("/dev").join(directory.file_name()?),
+                file: file.strip_suffix(" (deleted)").unwrap_or(file).into(),
+                going,
+            });
+        }
+    }
+
+    fn name(&self) -> &OsStr {
+        self.device.file_name().unwrap_or_default()
+    }
+}
+
+fn attached() -> Result<Vec<Attached>, Fault> {
+    let entries = fs::read_dir(SYS_BLOCK).during(|| format!("read {SYS_BLOCK}"))?;
+    let loops = entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"loop"));
+    Ok(loops.filter_map(|entry| Attached::see(&entry.path())).collect())
 }
 
 /// Bytes of a block device.
@@ -273,5 +302,38 @@ mod tests {
     fn the_layouts_are_the_kernels() {
         assert_eq!(size_of::<Info>(), 232);
         assert_eq!(size_of::<Config>(), 304);
+    }
+
+    #[test]
+    fn a_device_that_goes_while_it_is_read_is_gone() {
+        let sys = tempfile::tempdir().unwrap();
+        let (device, attributes) = (sys.path().join("loop7"), sys.path().join("loop7/loop"));
+        fs::create_dir_all(&attributes).unwrap();
+        let see = || Attached::see(&device).map(|held| (held.device, held.file, held.going));
+        assert_eq!(see(), None);
+        fs::write(attributes.join("backing_file"), "/pool/a (deleted)\n").unwrap();
+        assert_eq!(see(), None, "its other attributes are gone already");
+        for (autoclear, going) in [("0\n", false), ("1\n", true)] {
+            fs::write(attributes.join("autoclear"), autoclear).unwrap();
+            assert_eq!(see(), Some(("/dev/loop7".into(), "/pool/a".into(), going)));
+        }
+    }
+
+    #[test]
+    fn a_device_that_has_become_anothers_is_not_let_go() {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            println!("skipped: needs root and loop devices");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        let device = attach(&image, false).unwrap();
+        let seen_before = Attached { device: device.clone(), file: "/pool/a".into(), going: true };
+        clear(&seen_before).unwrap();
+        assert_eq!(find(&image).unwrap(), Some(device.clone()));
+        assert_eq!(size(&device).unwrap(), 1 << 20);
+        detach(&image).unwrap();
+        assert_eq!(find(&image).unwrap(), None);
     }
 }

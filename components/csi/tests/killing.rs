@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -52,6 +52,12 @@ struct Volume {
     published: Vec<String>,
 }
 
+impl Volume {
+    fn new(kind: Kind, made: csi::Volume, mark: Option<u64>) -> Self {
+        Self { kind, made, known: Known::There, mark, staged: false, published: Vec::new() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Model {
     who: u64,
@@ -63,7 +69,15 @@ struct Model {
     snapshots: BTreeMap<String, (Kind, i64, Option<u64>, Known)>,
     /// Names that were asked for and never answered.
     asked: Vec<csi::CreateVolumeRequest>,
-    inline: Vec<(String, String)>,
+    inline: Vec<Inline>,
+}
+
+/// A volume of one pod, that is made, published and removed with it.
+#[derive(Debug)]
+struct Inline {
+    id: String,
+    target: String,
+    known: Known,
 }
 
 fn capability(kind: Kind) -> csi::VolumeCapability {
@@ -105,11 +119,7 @@ fn write_mark(kind: Kind, target: &str, mark: u64) -> std::io::Result<()> {
 fn read_mark(kind: Kind, target: &str) -> std::io::Result<u64> {
     let mut bytes = [0; 8];
     match kind {
-        Kind::Block => fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(0)
-            .open(target)?
-            .read_exact_at(&mut bytes, BLOCK as u64)?,
+        Kind::Block => fs::File::open(target)?.read_exact_at(&mut bytes, BLOCK as u64)?,
         _ => fs::File::open(Path::new(target).join("mark"))?.read_exact_at(&mut bytes, 0)?,
     }
     Ok(u64::from_le_bytes(bytes))
@@ -210,9 +220,7 @@ impl Model {
     ) {
         match clients.create(request.clone()).await {
             Ok(made) => {
-                let held =
-                    Volume { kind, made, known: Known::There, mark, staged: false, published: Vec::new() };
-                self.volumes.insert(request.name, held);
+                self.volumes.insert(request.name, Volume::new(kind, made, mark));
             }
             Err(_) => self.asked.push(request),
         }
@@ -255,8 +263,12 @@ impl Model {
     }
 
     async fn inline(&mut self, clients: &mut Clients, lab: &Path, random: &mut Random) {
-        if let Some((id, target)) = self.inline.pop() {
-            let _ = clients.unpublish(&id, &target).await;
+        if let Some(held) = self.inline.last_mut() {
+            held.known = Known::Doubtful;
+            // As the kubelet does, until it hears that the volume is gone.
+            if clients.unpublish(&held.id, &held.target).await.is_ok() {
+                self.inline.pop();
+            }
             return;
         }
         self.next += 1;
@@ -282,7 +294,8 @@ impl Model {
             );
         }
         // The kubelet unpublishes what it has asked for, whatever the answer.
-        self.inline.push((id, target));
+        let known = if done.is_ok() { Known::There } else { Known::Doubtful };
+        self.inline.push(Inline { id, target, known });
     }
 
     /// What the driver says against what this client was told; then the client knows.
@@ -297,15 +310,7 @@ impl Model {
                 };
             match clients.create(request.clone()).await {
                 Ok(made) => {
-                    let held = Volume {
-                        kind,
-                        made,
-                        known: Known::There,
-                        mark: None,
-                        staged: false,
-                        published: Vec::new(),
-                    };
-                    self.volumes.insert(request.name, held);
+                    self.volumes.insert(request.name, Volume::new(kind, made, None));
                 }
                 // Its snapshot was removed, or it is a volume that is written to.
                 Err(status) if status.code() == tonic::Code::NotFound => {}
@@ -342,6 +347,9 @@ impl Model {
             held.3 = Known::There;
             there
         });
+        for held in self.inline.iter().filter(|held| held.known == Known::There) {
+            assert!(Path::new(&held.target).join("scratch").exists(), "{context}: {} is lost", held.id);
+        }
         for (name, held) in &mut self.volumes {
             for target in &held.published {
                 assert!(Path::new(target).exists(), "{context}: {name} is not at {target} any more");
@@ -359,27 +367,27 @@ impl Model {
                 held.published.push(target.clone());
             }
             if let Some(mark) = held.mark {
-                assert_eq!(
-                    read_mark(held.kind, &target).unwrap(),
-                    mark,
-                    "{context}: {name} holds something else"
-                );
+                let found = read_mark(held.kind, &target);
+                assert_eq!(found.as_ref().ok(), Some(&mark), "{context}: {name}: {found:?} in {held:?}");
             }
         }
     }
 
     /// Everything goes.
-    async fn remove_all(&mut self, clients: &mut Clients, lab: &Path) {
-        for (id, target) in std::mem::take(&mut self.inline) {
-            clients.unpublish(&id, &target).await.unwrap();
+    async fn remove_all(&mut self, clients: &mut Clients, lab: &Path, context: &str) {
+        let step = |what: &str, name: &str, done: Result<(), tonic::Status>| {
+            done.unwrap_or_else(|status| panic!("{context}: {name}: {what}: {status:?}"));
+        };
+        for Inline { id, target, .. } in std::mem::take(&mut self.inline) {
+            step("unpublish", &id, clients.unpublish(&id, &target).await);
         }
         for (name, held) in std::mem::take(&mut self.volumes) {
             for end in 0..2 {
                 let target = lab.join("kubelet/pods").join(format!("{name}-{end}")).display().to_string();
-                clients.unpublish(&held.made.volume_id, &target).await.unwrap();
+                step("unpublish", &name, clients.unpublish(&held.made.volume_id, &target).await);
             }
-            clients.unstage(&held.made.volume_id, &staging(lab, &name)).await.unwrap();
-            clients.delete(&held.made.volume_id).await.unwrap();
+            step("unstage", &name, clients.unstage(&held.made.volume_id, &staging(lab, &name)).await);
+            step("delete", &name, clients.delete(&held.made.volume_id).await);
         }
         self.snapshots.clear();
         self.gone.clear();
@@ -436,7 +444,7 @@ async fn nothing_is_lost_or_left_when_killed() {
         }
         if round % 4 == 3 || round + 1 == rounds {
             for model in &mut models {
-                model.remove_all(&mut clients, &root).await;
+                model.remove_all(&mut clients, &root, &context).await;
             }
             let snapshots =
                 clients.controller.list_snapshots(csi::ListSnapshotsRequest::default()).await.unwrap();

@@ -149,6 +149,49 @@ async fn a_block_volume_is_a_device() {
     assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
 }
 
+/// The device of a volume that is half unstaged is soon nobody's, or another volume's.
+#[tokio::test]
+async fn a_volume_half_unstaged_is_not_staged() {
+    if let Some(reason) = obstacle() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut lab = Lab::new();
+    let capability = block(Mode::SingleNodeWriter);
+    let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
+    let mut clients = lab.clients().await;
+    let volume = clients.create(wanted("raw", 5 * MIB, &capability, &[])).await.unwrap();
+    clients.stage(&volume, &staging, &capability).await.unwrap();
+    let image = lab.pool().join("volumes").join(&volume.volume_id).join("image");
+    let device = cairn_csi::loopback::find(&image).unwrap().unwrap();
+    // Who has it open holds up the unstage after it let go of the device, and there the driver is killed.
+    let held = fs::File::open(&device).unwrap();
+    let mut asking = clients.clone();
+    let (id, path) = (volume.volume_id.clone(), staging.clone());
+    let unstage = tokio::spawn(async move { asking.unstage(&id, &path).await });
+    while !unstage.is_finished() && cairn_csi::loopback::find(&image).unwrap().is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    lab.kill();
+    assert!(unstage.await.unwrap().is_err());
+    drop(held);
+
+    let mut clients = lab.clients().await;
+    // Its device's number goes to another.
+    let other = clients.create(wanted("other", 7 * MIB, &capability, &[])).await.unwrap();
+    let elsewhere = lab.target("elsewhere");
+    clients.stage(&other, &elsewhere, &capability).await.unwrap();
+    clients.stage(&volume, &staging, &capability).await.unwrap();
+    clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
+    assert_eq!(cairn_csi::loopback::size(Path::new(&target)).unwrap(), 5 << 20, "{}", lab.log());
+    clients.unpublish(&volume.volume_id, &target).await.unwrap();
+    for (volume, staging) in [(&volume, &staging), (&other, &elsewhere)] {
+        clients.unstage(&volume.volume_id, staging).await.unwrap();
+        clients.delete(&volume.volume_id).await.unwrap();
+    }
+    assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
+}
+
 #[tokio::test]
 async fn an_inline_volume_lives_as_long_as_its_pod() {
     if let Some(reason) = obstacle() {

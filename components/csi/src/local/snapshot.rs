@@ -260,7 +260,14 @@ pub(super) fn still(original: &Original) -> Result<Still, Fault> {
             let flushed = File::open(device).and_then(|device| device.sync_all());
             flushed.during(|| format!("flush {}", device.display())).map(|()| Still::Flushed)
         }
-        _ => Err(Fault::Precondition(format!("{} is in use by one pod, inline", staged.id))),
+        (None, Some(_)) => Err(Fault::Precondition(format!(
+            "{} is half staged or half unstaged on this node; ask for either again",
+            staged.id
+        ))),
+        (_, None) => Err(Fault::Precondition(format!("{} is in use by one pod, inline", staged.id))),
+        (Some(Made::Tree), Some(_)) => {
+            Err(Fault::Precondition(format!("{} is files in use, which cannot be kept still", staged.id)))
+        }
     }
 }
 

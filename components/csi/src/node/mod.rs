@@ -3,7 +3,8 @@
 //! **Staged** is a volume brought to this node: attached, and if it is to be files, mounted at the staging path.
 //! **Published** is a copy of that mount, or of the device's node, at a pod's path. A record is written before the first
 //! thing is done for it and removed after the last is undone; so whatever a crash leaves has a record, and the
-//! next start removes what is not whole ([`recover`]). The records are in the run directory: a reboot takes them away
+//! next start removes what is not whole ([`recover`]). It says `made` only while all of it is there: not while the device
+//! below is brought, and not while it is taken away, when its path may be another volume's already. The records are in the run directory: a reboot takes them away
 //! together with the mounts.
 
 mod publish;

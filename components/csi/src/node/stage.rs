@@ -139,6 +139,10 @@ impl Driver {
                 place.detach()?;
             }
         }
+        // A device's path may soon be another volume's: from here on nobody takes this one for whole.
+        if held.made.is_some() {
+            self.staged.put(&held.id.file_name(), Staged { made: None, ..held.clone() })?;
+        }
         encryption::close(&held.id, &held.context)?;
         self.backend.detach(held)?;
         self.staged.remove(&held.id.file_name())

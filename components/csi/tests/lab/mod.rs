@@ -1,6 +1,6 @@
 //! A driver of one's own: the real program with its directories in a temporary one, and clients to talk to it.
 
-#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, unreachable_pub)]
 
 use cairn_contract::csi::{
     self, controller_client::ControllerClient, group_controller_client::GroupControllerClient,
@@ -219,6 +219,11 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("the driver's last words:\n{}", lines[lines.len().saturating_sub(400)..].join("\n"));
+        }
         let pool = self.pool();
         let unmount = |fits: &dyn Fn(&Path) -> bool| {
             let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
