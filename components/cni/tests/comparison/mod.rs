@@ -156,8 +156,9 @@ fn is_met(need: Need, reference: &Path) -> bool {
             Namespace::new("probe").ip_succeeds("link add name b0 type bridge vlan_filtering 1")
         }
         Need::BridgeRules => {
-            let mut nft = Namespace::new("probe").command("nft");
-            nft.arg("table bridge t { chain c { type filter hook prerouting priority -300; iifname a ether saddr 02:00:00:00:00:01 drop; } }");
+            let probe = Namespace::new("probe");
+            let mut nft = probe.command("nft");
+            nft.arg("table bridge t { chain c { type filter hook prerouting priority -300; iifname a ether saddr 02:00:00:00:00:01 drop; }; }");
             nft.output().is_ok_and(|o| o.status.success())
         }
         Need::Kind(kind) => {
