@@ -408,7 +408,7 @@ async fn nothing_is_lost_or_left_when_killed() {
     let root = lab.root().to_path_buf();
     fs::create_dir_all(root.join("kubelet/staging")).unwrap();
     let mut models: Vec<Model> = (0..CLIENTS).map(|who| Model { who, ..Model::default() }).collect();
-    let mut calls = 0;
+    let mut steps = 0;
     for round in 0..rounds {
         let context = format!("seed {seed}, round {round}");
         let clients = lab.clients().await;
@@ -419,24 +419,24 @@ async fn nothing_is_lost_or_left_when_killed() {
                 let (mut clients, mut random, root) =
                     (clients.clone(), Random(random.below(u64::MAX)), root.clone());
                 tokio::spawn(async move {
-                    let mut steps = 0;
+                    let mut taken = 0;
                     // Some calls go to a driver that is dead already.
                     while Instant::now() < until + Duration::from_millis(5) {
                         model.step(&mut clients, &root, &mut random).await;
-                        steps += 1;
+                        taken += 1;
                         tokio::task::yield_now().await;
                     }
-                    (model, steps)
+                    (model, taken)
                 })
             })
             .collect();
         tokio::time::sleep_until(until.into()).await;
         lab.kill();
         for worker in workers {
-            let (model, steps) =
+            let (model, taken) =
                 worker.await.unwrap_or_else(|error| panic!("{context}: {error}\n{}", lab.log()));
             models.push(model);
-            calls += steps;
+            steps += taken;
         }
         let mut clients = lab.clients().await;
         for model in &mut models {
@@ -456,6 +456,6 @@ async fn nothing_is_lost_or_left_when_killed() {
             assert_eq!(lab.leaks(), Vec::<String>::new(), "{context}\n{}", lab.log());
         }
     }
-    println!("{calls} calls, the driver killed {rounds} times, on {:?}", lab.pools);
+    println!("{steps} steps, the driver killed {rounds} times, on {:?}", lab.pools);
     assert_eq!(lab.spawn().wait().unwrap().code(), Some(3), "a second driver on the same state is refused");
 }
