@@ -27,7 +27,7 @@ fn scenario(id: &'static str, outcome: Outcome) -> ScenarioReport {
 fn report() -> Report {
     let mut passed = scenario("cold-boot", Outcome::Passed);
     passed.steps.push(Step { title: "ask <the node>".into(), seconds: 0.25 });
-    passed.figures.push(Figure { name: "switch_root_seconds", value: 3.4 });
+    passed.figures.push(Figure { name: "switch_root_seconds".into(), value: 3.4 });
     let failed = scenario(
         "exec-logs",
         Outcome::Failed {
