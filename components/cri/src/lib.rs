@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod config;
 pub mod idmap;
 pub mod image;
+mod message;
 pub mod network;
 pub mod protocol;
 pub mod runtime;

@@ -2,6 +2,7 @@
 //! media types only.
 
 use super::platform::{Fit, Machine, Platform};
+use crate::message::shortened;
 use cairn_contract::digest::Sha256Digest;
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
@@ -15,8 +16,6 @@ pub(super) const MAX_CONFIG: u64 = 8 << 20;
 const MAX_LAYERS: usize = 450;
 /// Annotations with more bytes than this are not kept: they are told to everyone who lists images.
 const MAX_ANNOTATIONS: usize = 16 << 10;
-/// Characters of a document that a message repeats.
-const SAID: usize = 300;
 /// Marks an entry of an index that is about another entry (BuildKit's attestations).
 const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 
@@ -87,15 +86,6 @@ impl ManifestError {
     fn syntax(what: &'static str, error: &serde_json::Error) -> Self {
         Self::Syntax { what, reason: shortened(&error.to_string()) }
     }
-}
-
-/// What a document says of itself, for messages: they go to the kubelet in a header.
-fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().take(SAID).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }
 
 /// Points to a blob.

@@ -4,6 +4,7 @@
 //! in the image's own `/etc/passwd` and `/etc/group`, read without ever leaving the image's root, whatever links
 //! it contains.
 
+use crate::message::shortened;
 use cairn_contract::cri;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use std::{
@@ -71,7 +72,7 @@ impl Accounts {
         }
         number.map(|uid| (uid, None)).ok_or_else(|| UserError::Unknown {
             kind: "user",
-            name: name.to_owned(),
+            name: shortened(name),
             file: "passwd",
         })
     }
@@ -80,7 +81,7 @@ impl Accounts {
         let found = self.groups().find(|&(held, _, _)| held == name).map(|(_, gid, _)| gid);
         found.or_else(|| name.parse().ok()).ok_or_else(|| UserError::Unknown {
             kind: "group",
-            name: name.to_owned(),
+            name: shortened(name),
             file: "group",
         })
     }
