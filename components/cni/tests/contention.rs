@@ -23,7 +23,9 @@ fn run(command: &str, id: &str, config: &str, kill_after: Option<Duration>) -> O
         .arg("host-local")
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", id)
+        // No namespace is entered: any will do, the own one too.
         .env("CNI_NETNS", "/proc/self/ns/net")
+        .env("CNI_NETNS_OVERRIDE", "1")
         .env("CNI_IFNAME", "eth0")
         .env("CNI_PATH", "/nowhere")
         .stdin(Stdio::piped())
