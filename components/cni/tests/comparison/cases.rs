@@ -163,8 +163,11 @@ fn chains() -> Vec<Case> {
         (json!({}), json!({"vrfname": "blue", "table": 42})),
         (json!({"ipam": {"routes": [{"dst": "192.0.2.0/24"}]}}), json!({"vrfname": "red"})),
     ] {
-        chain("routing", "vrf", first, settings, &[Need::Kind("vrf")]);
+        // Versions before those with `dummy` lose the routes that lead through a gateway.
+        chain("routing", "vrf", first, settings, &[Need::Kind("vrf"), Need::Plugin("dummy")]);
     }
+    let connected = json!({"isDefaultGateway": false, "isGateway": true});
+    chain("routing", "vrf", connected, json!({"vrfname": "blue"}), &[Need::Kind("vrf")]);
     let received = json!({"ingressRate": 100_000_000, "ingressBurst": 8_000_000});
     let sent = json!({"egressRate": 1_000_000, "egressBurst": 800_000});
     let mut each = received.clone();
