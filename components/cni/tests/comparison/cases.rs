@@ -60,6 +60,9 @@ fn bridges() -> Vec<Case> {
     ] {
         cases.push(bridge(settings).needs(&[Need::BridgeVlans]));
     }
+    // Versions before those with `dummy` keep the default VLAN in any case.
+    let alone = json!({"vlan": 100, "preserveDefaultVlan": false});
+    cases.push(bridge(alone).needs(&[Need::BridgeVlans, Need::Plugin("dummy")]));
     // Since 1.1.0 of the specification and later versions of the reference.
     for settings in [
         json!({"cniVersion": "1.1.0"}),
