@@ -31,7 +31,7 @@ pub struct BridgeConfig {
     pub vlan: Option<u16>,
     /// Tagged VLANs of the port.
     pub trunk: BTreeSet<u16>,
-    /// Keep VLAN 1 on the port, untagged; the default, as the reference has it.
+    /// Keep VLAN 1 on the port, untagged. The reference's documentation calls that the default; what it does (1.9.1) is not to.
     pub preserve_default_vlan: bool,
     /// Ports of pods cannot reach each other.
     pub isolated: bool,
@@ -91,7 +91,7 @@ impl Default for Document {
             vlan: 0,
             vlan_trunk: Vec::new(),
             // As in the reference, where absent means false although its documentation says true.
-            preserve_default_vlan: true,
+            preserve_default_vlan: false,
             port_isolation: false,
             mac_spoof_check: false,
             enable_dad: false,
@@ -253,7 +253,6 @@ mod tests {
         );
         assert!(load("", json!({"isDefaultGateway": true})).unwrap().is_gateway);
         assert_eq!(load("", json!({"mtu": 0, "vlan": 0, "ipam": {}})).unwrap().vlan, None);
-        assert!(load("", json!({"vlan": 5})).unwrap().preserve_default_vlan, "the reference's default");
     }
 
     #[test]

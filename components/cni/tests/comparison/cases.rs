@@ -53,16 +53,20 @@ fn bridges() -> Vec<Case> {
         .map(bridge),
     );
     for settings in [
-        json!({"vlan": 100}),
         json!({"vlan": 100, "preserveDefaultVlan": true}),
         json!({"isDefaultGateway": false, "vlanTrunk": [{"minID": 10, "maxID": 12}, {"id": 20}]}),
-        json!({"vlan": 5, "vlanTrunk": [{"id": 20}]}),
+        json!({"vlan": 5, "vlanTrunk": [{"id": 20}], "preserveDefaultVlan": true}),
     ] {
         cases.push(bridge(settings).needs(&[Need::BridgeVlans]));
     }
     // Versions before those with `dummy` keep the default VLAN in any case.
-    let alone = json!({"vlan": 100, "preserveDefaultVlan": false});
-    cases.push(bridge(alone).needs(&[Need::BridgeVlans, Need::Plugin("dummy")]));
+    for settings in [
+        json!({"vlan": 100}),
+        json!({"vlan": 100, "preserveDefaultVlan": false}),
+        json!({"vlan": 5, "vlanTrunk": [{"id": 20}]}),
+    ] {
+        cases.push(bridge(settings).needs(&[Need::BridgeVlans, Need::Plugin("dummy")]));
+    }
     // Since 1.1.0 of the specification and later versions of the reference.
     for settings in [
         json!({"cniVersion": "1.1.0"}),

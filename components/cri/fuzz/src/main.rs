@@ -129,7 +129,8 @@ fn vary_below(value: &mut Value, depth: usize, random: &mut Random) {
         4 => json!("x".repeat(random.below(3000))),
         5 => json!([value.clone(), value.clone()]),
         6 => json!({"a": value.clone()}),
-        7 => Value::Array(vec![value.clone(); random.below(200)]),
+        // Up to three times of three, one in the other.
+        7 => Value::Array(vec![value.clone(); random.below(20)]),
         8 => json!("\u{0}../é\u{1f980}"),
         _ => json!(1e308),
     };
