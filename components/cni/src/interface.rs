@@ -50,13 +50,6 @@ pub(crate) enum DnsFrom {
     Ipam,
 }
 
-/// The IPAM plugin, whatever else may be wrong with the configuration: all that DEL and GC need to know.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Named {
-    ipam: IpamType,
-}
-
 impl IpamType {
     /// The plugin, if one is named.
     fn find(&self, request: &Request) -> Result<Option<Ipam>, CniError> {
@@ -167,7 +160,7 @@ pub(crate) fn del(
     request: &Request,
     unmake: impl FnOnce(&NetNs) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
-    let Named { ipam } = request.config()?;
+    let ipam: IpamType = request.key("ipam")?;
     let netns = NetNs::if_present(request.netns.as_deref())?;
     Ipam::del(ipam.find(request), request, || netns.map_or(Ok(()), |netns| unmake(&netns)))
 }
@@ -216,7 +209,7 @@ pub(crate) fn same_mac(reported: &Interface, found: &Link) -> Result<(), CniErro
 
 /// GC: interfaces go with their namespaces; what is left is the IPAM plugin's.
 pub(crate) fn gc(request: &Request) -> Result<(), CniError> {
-    let Named { ipam } = request.config()?;
+    let ipam: IpamType = request.key("ipam")?;
     ipam.find(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Gc, request))
 }
 

@@ -6,18 +6,10 @@ use crate::{
     protocol::{error::CniError, request::Request, result::CniResult},
     ruleset::{MASQUERADE, Owner, Ruleset},
 };
-use serde::Deserialize;
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Asked {
-    #[serde(rename = "ipMasq")]
-    masquerade: bool,
-}
-
-/// Whether the configuration wants it, whatever else may be wrong with it.
+/// Whether the configuration wants it.
 fn is_asked(request: &Request) -> Result<bool, CniError> {
-    Ok(request.config::<Asked>()?.masquerade)
+    request.key("ipMasq")
 }
 
 /// Whether `ipMasqBackend` names one that there is. What iptables would do is done by nf_tables.

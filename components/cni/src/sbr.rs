@@ -40,14 +40,6 @@ struct Document {
     add_source_hints: bool,
 }
 
-/// `table`, whatever else may be wrong with the configuration: all that DEL needs to know.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Table {
-    #[serde(rename = "table")]
-    number: Option<i64>,
-}
-
 #[derive(Debug, Default, PartialEq, Eq)]
 struct SbrConfig {
     /// Only rules, which lead to this table.
@@ -269,7 +261,7 @@ fn remove_rules(route: &mut RouteSocket, addresses: &[IpAddr], table: Option<u32
 /// Removes the rules of the interface's addresses. Its routes go with it.
 pub fn del(request: &Request) -> Result<(), CniError> {
     // A table that makes no sense was refused by ADD.
-    let table = request.config::<Table>()?.number.and_then(|number| u32::try_from(number).ok());
+    let table = request.key::<Option<i64>>("table")?.and_then(|number| u32::try_from(number).ok());
     let Some(netns) = NetNs::if_present(request.netns.as_deref())? else { return Ok(()) };
     netns.enter(|| {
         let mut route = interface::open()?;

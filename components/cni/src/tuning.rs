@@ -45,16 +45,9 @@ struct Document {
     args: Args,
 }
 
-/// Where records are, whatever else may be wrong with the configuration.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Location {
-    data_dir: String,
-}
-
-/// The directory of records: all that DEL and GC need to know.
+/// The directory of records.
 fn directory(request: &Request) -> Result<PathBuf, CniError> {
-    let given = request.config::<Location>()?.data_dir;
+    let given: String = request.key("dataDir")?;
     Ok(if given.is_empty() { DATA_DIR.into() } else { given.into() })
 }
 

@@ -27,14 +27,6 @@ struct Document {
     table: u32,
 }
 
-/// `vrfname`, whatever else may be wrong with the configuration: all that DEL needs to know.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Named {
-    #[serde(rename = "vrfname")]
-    name: String,
-}
-
 fn load(request: &Request) -> Result<Document, CniError> {
     let document: Document = request.config()?;
     check_name(&document.name)?;
@@ -170,7 +162,7 @@ fn is_link_local(address: std::net::IpAddr) -> bool {
 
 /// Takes the interface out of the domain, and removes the domain if it was the last.
 pub fn del(request: &Request) -> Result<(), CniError> {
-    let Named { name } = request.config()?;
+    let name: String = request.key("vrfname")?;
     // A name that is none was refused by ADD.
     if check_name(&name).is_err() {
         return Ok(());

@@ -5,7 +5,7 @@
 mod lab;
 
 use cairn_contract::csi;
-use lab::{Lab, MIB, Mode, block, has_program, mount, obstacle, wanted};
+use lab::{Clients, Lab, MIB, Mode, block, has_program, mount, obstacle, wanted};
 use std::{
     fs,
     os::unix::fs::{FileExt, FileTypeExt},
@@ -32,6 +32,19 @@ fn usable(kind: &Kind) -> bool {
         println!("skipped: {}: needs mkfs.{}", kind.name, kind.fs_type);
     }
     usable
+}
+
+/// A new volume, staged.
+async fn staged(
+    clients: &mut Clients,
+    name: &str,
+    bytes: i64,
+    capability: &csi::VolumeCapability,
+    staging: &str,
+) -> csi::Volume {
+    let volume = clients.create(wanted(name, bytes, capability, &[])).await.unwrap();
+    clients.stage(&volume, staging, capability).await.unwrap();
+    volume
 }
 
 #[tokio::test]
@@ -110,8 +123,7 @@ async fn a_block_volume_is_a_device() {
     let capability = block(Mode::SingleNodeWriter);
     let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
     let mut clients = lab.clients().await;
-    let volume = clients.create(wanted("raw", 5 * MIB, &capability, &[])).await.unwrap();
-    clients.stage(&volume, &staging, &capability).await.unwrap();
+    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
     clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
     assert!(fs::metadata(&target).unwrap().file_type().is_block_device());
     let device = fs::OpenOptions::new().read(true).write(true).open(&target).unwrap();
@@ -160,8 +172,7 @@ async fn a_volume_half_unstaged_is_not_staged() {
     let capability = block(Mode::SingleNodeWriter);
     let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
     let mut clients = lab.clients().await;
-    let volume = clients.create(wanted("raw", 5 * MIB, &capability, &[])).await.unwrap();
-    clients.stage(&volume, &staging, &capability).await.unwrap();
+    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
     let image = lab.pool().join("volumes").join(&volume.volume_id).join("image");
     let device = cairn_csi::loopback::find(&image).unwrap().unwrap();
     // Who has it open holds up the unstage after it let go of the device, and there the driver is killed.
@@ -178,9 +189,8 @@ async fn a_volume_half_unstaged_is_not_staged() {
 
     let mut clients = lab.clients().await;
     // Its device's number goes to another.
-    let other = clients.create(wanted("other", 7 * MIB, &capability, &[])).await.unwrap();
     let elsewhere = lab.target("elsewhere");
-    clients.stage(&other, &elsewhere, &capability).await.unwrap();
+    let other = staged(&mut clients, "other", 7 * MIB, &capability, &elsewhere).await;
     clients.stage(&volume, &staging, &capability).await.unwrap();
     clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
     assert_eq!(cairn_csi::loopback::size(Path::new(&target)).unwrap(), 5 << 20, "{}", lab.log());

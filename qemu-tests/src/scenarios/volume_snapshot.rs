@@ -89,7 +89,17 @@ impl<'a> InUse<'a> {
             let command: Vec<&str> = [program.as_str()].into_iter().chain(words.iter().copied()).collect();
             self.container.exec(&command).await?.success()?;
         }
+        self.sum(context).await
+    }
+
+    async fn sum(&self, context: &Context<'_>) -> Result<String, Stop> {
+        let program = context.lab().probe.program();
         self.container.exec(&[&program, "sha256", "/volume/data"]).await?.success()
+    }
+
+    async fn state(&self, context: &Context<'_>) -> Result<String, Stop> {
+        let program = context.lab().probe.program();
+        self.container.exec(&[&program, "cat", "/volume/state"]).await?.success()
     }
 
     async fn leave(self) -> Result<(), Stop> {
@@ -101,16 +111,8 @@ impl<'a> InUse<'a> {
 
 /// What a pod finds in a volume: its state, and its data's digest.
 async fn look(context: &mut Context<'_>, host: &Host, volume: &Volume) -> Result<(String, String), Stop> {
-    let guest = context.guest()?;
-    let probe = &context.lab().probe;
-    let program = probe.program();
-    volume.stage(host).await?;
-    let path = volume.publish(host, "look").await?;
-    let (pod, container) = guest.pod_with("look", probe, &path).await?;
-    let state = container.exec(&[&program, "cat", "/volume/state"]).await?.success()?;
-    let sum = container.exec(&[&program, "sha256", "/volume/data"]).await?.success()?;
-    pod.remove().await?;
-    volume.unpublish("look").await?;
-    volume.unstage().await?;
-    Ok((state, sum))
+    let used = InUse::by_a_pod(context, host, volume).await?;
+    let found = (used.state(context).await?, used.sum(context).await?);
+    used.leave().await?;
+    Ok(found)
 }

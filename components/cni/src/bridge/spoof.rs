@@ -8,18 +8,10 @@ use crate::{
     protocol::{error::CniError, request::Request},
     ruleset::{Owner, Ruleset, SPOOFING},
 };
-use serde::Deserialize;
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Asked {
-    #[serde(rename = "macspoofchk")]
-    check: bool,
-}
-
-/// Whether the configuration wants it, whatever else may be wrong with it.
+/// Whether the configuration wants it.
 fn is_asked(request: &Request) -> Result<bool, CniError> {
-    Ok(request.config::<Asked>()?.check)
+    request.key("macspoofchk")
 }
 
 fn rules(port: &str, mac: Mac) -> [(Chain, Rule); 1] {

@@ -55,13 +55,6 @@ struct Requested {
     skip_default: bool,
 }
 
-/// `daemonSocketPath`, whatever else may be wrong with the configuration.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Location {
-    ipam: Socket,
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Socket {
@@ -71,7 +64,7 @@ struct Socket {
 
 /// The daemon's socket: all that operations other than ADD need to know.
 pub fn socket(request: &Request) -> Result<PathBuf, CniError> {
-    let given = request.config::<Location>()?.ipam.path;
+    let given = request.key::<Socket>("ipam")?.path;
     Ok(if given.is_empty() { DEFAULT_SOCKET.into() } else { given.into() })
 }
 

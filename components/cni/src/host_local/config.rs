@@ -86,13 +86,6 @@ impl<'de> Deserialize<'de> for RequestedIp {
     }
 }
 
-/// `dataDir`, whatever else may be wrong with the configuration.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Location {
-    ipam: DataDir,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct DataDir {
@@ -102,7 +95,7 @@ struct DataDir {
 
 /// `<dataDir>/<network>`: all that DEL and GC need to know.
 pub(super) fn directory(request: &Request) -> Result<PathBuf, CniError> {
-    let given = request.config::<Location>()?.ipam.path;
+    let given = request.key::<DataDir>("ipam")?.path;
     let data_dir = if given.is_empty() { DEFAULT_DATA_DIR } else { &given };
     Ok(PathBuf::from(data_dir).join(&request.network))
 }

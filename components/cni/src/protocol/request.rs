@@ -202,7 +202,18 @@ impl Request {
 
     /// The configuration as a plugin's own type.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T, CniError> {
-        T::deserialize(&self.config).map_err(|e| CniError::config(format!("network {:?}: {e}", self.network)))
+        T::deserialize(&self.config).map_err(|e| self.malformed(&e))
+    }
+
+    /// One value of the configuration, whatever else may be wrong with it; the type's default where there is none. ADD has
+    /// looked at the whole: DEL and GC read what they need, so that what cannot be added can still be removed.
+    pub fn key<T: DeserializeOwned + Default>(&self, key: &str) -> Result<T, CniError> {
+        let value = self.config.get(key).map(T::deserialize).transpose();
+        value.map(Option::unwrap_or_default).map_err(|e| self.malformed(&e))
+    }
+
+    fn malformed(&self, error: &serde_json::Error) -> CniError {
+        CniError::config(format!("network {:?}: {error}", self.network))
     }
 
     /// `CNI_NETNS`; required for ADD and CHECK, where [`Request::parse`] has seen to it.

@@ -56,9 +56,7 @@ impl Bench {
             (Err(fault), _) | (_, Err(fault)) => Err(fault),
         }
     }
-}
 
-impl Bench {
     /// Mounts with the newest version that both sides know, unless `options` name one.
     ///
     /// mount.nfs left to itself asks for version 3 when version 4 has no such directory, and then waits for a port mapper
