@@ -6,7 +6,7 @@
 //! (libkmod/libkmod-index.h): magic, version, then nodes, children before parents, all numbers big-endian.
 //! `modules.symbols.bin` is written empty: requests by symbol name are not served.
 
-use super::{Node, NotADirectory};
+use super::{Content, Node, NotADirectory};
 use object::{Object, ObjectSection};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::Read,
 };
+
+/// Where kernels have their modules.
+pub const DIRECTORY: &str = "usr/lib/modules";
 
 const MAGIC: u32 = 0xB007_F457;
 const VERSION: u32 = 0x0002_0001;
@@ -68,7 +71,7 @@ pub enum DepmodError {
 /// The first module that cannot be read.
 pub fn scan(root: &Node, release: &str) -> Result<Vec<Module>, DepmodError> {
     let mut files = Vec::new();
-    if let Some(directory) = root.get(format!("usr/lib/modules/{release}")) {
+    if let Some(directory) = root.get(format!("{DIRECTORY}/{release}")) {
         directory.walk(&mut |path, node| {
             let path = String::from_utf8_lossy(path).into_owned();
             if let (Some(content), true) = (node.content(), is_module(&path)) {
@@ -111,6 +114,23 @@ pub fn decompress(path: &str, bytes: Vec<u8>) -> std::io::Result<Vec<u8>> {
 pub fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
+}
+
+/// Names of all modules of all kernels, those that are built in among them; `None` in a tree without modules.
+pub fn names(root: &Node) -> Option<BTreeSet<String>> {
+    let directory = root.get(DIRECTORY)?;
+    let mut names = BTreeSet::new();
+    directory.walk(&mut |path, node| {
+        let path = String::from_utf8_lossy(path);
+        if is_module(&path) {
+            names.insert(name_of(&path));
+        } else if path.ends_with("/modules.builtin")
+            && let Some(Ok(text)) = node.content().map(Content::read)
+        {
+            names.extend(String::from_utf8_lossy(&text).lines().map(name_of));
+        }
+    });
+    Some(names)
 }
 
 fn parse(path: &str, bytes: &[u8]) -> Result<Module, object::Error> {
@@ -182,7 +202,7 @@ fn visit<'a>(
 /// # Errors
 /// A file in the way, or `modules.builtin*` that cannot be read.
 pub fn apply(root: &mut Node, release: &str, modules: &[Module]) -> Result<(), DepmodError> {
-    let directory = format!("usr/lib/modules/{release}");
+    let directory = format!("{DIRECTORY}/{release}");
     let text = |name: &str| -> Result<String, DepmodError> {
         let path = format!("{directory}/{name}");
         let Some(content) = root.get(&path).and_then(Node::content) else { return Ok(String::new()) };

@@ -7,10 +7,9 @@
 use super::FinishedImage;
 use crate::{
     profile::check::Finding,
-    tree::{Kind, Node},
+    tree::{Kind, depmod},
 };
 use cairn_contract::paths;
-use std::collections::BTreeSet;
 
 /// Who wants it, and modules by the kernel's names.
 const MODULES: [(&str, &[&str]); 5] = [
@@ -69,7 +68,7 @@ const MODULES: [(&str, &[&str]); 5] = [
 ];
 
 pub(super) fn modules(image: &FinishedImage<'_>) -> Vec<Finding> {
-    let Some(present) = present(image.tree) else { return Vec::new() };
+    let Some(present) = depmod::names(image.tree) else { return Vec::new() };
     MODULES
         .iter()
         .filter_map(|(who, wanted)| {
@@ -84,22 +83,6 @@ pub(super) fn modules(image: &FinishedImage<'_>) -> Vec<Finding> {
             })
         })
         .collect()
-}
-
-/// Modules that are there or built in; `None` when the image has no modules at all.
-fn present(tree: &Node) -> Option<BTreeSet<String>> {
-    let Kind::Directory(releases) = &tree.get("usr/lib/modules")?.kind else { return None };
-    let mut names = BTreeSet::new();
-    for release in releases.values() {
-        for index in ["modules.dep", "modules.builtin"] {
-            let content = release.get(index).and_then(Node::content).and_then(|content| content.read().ok());
-            let text = String::from_utf8_lossy(content.as_deref().unwrap_or_default()).into_owned();
-            // `kernel/net/x.ko.xz: …`
-            let paths = text.lines().filter_map(|line| line.split(':').next()?.rsplit('/').next());
-            names.extend(paths.filter_map(|file| Some(file.split('.').next()?.replace('-', "_"))));
-        }
-    }
-    Some(names)
 }
 
 /// Add-ons install plugins and networks; plugins are kept in the state, networks are written again at each boot.

@@ -10,7 +10,6 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-const MODULES: &str = "usr/lib/modules";
 /// Drop-ins of the unit that formats the state partition at first boot.
 const REPART_DROP_INS: &str = "usr/lib/systemd/system/systemd-repart.service.d";
 /// What it hands to mkfs.ext4 (systemd-repart(8)), and the feature without which no directory can have a quota
@@ -20,7 +19,7 @@ const FEATURE: &str = "project";
 
 pub(super) fn needs(image: &FinishedImage<'_>) -> Vec<Finding> {
     let storage = &image.profile.storage;
-    let modules = modules(image.tree);
+    let modules = depmod::names(image.tree).unwrap_or_default();
     let wanted = NEEDS.iter().filter(|need| (need.is_wanted)(storage));
     let mut findings: Vec<Finding> = wanted.flat_map(|need| of_need(image.tree, &modules, need)).collect();
     if storage.local && !makes_project_quota(image.tree) {
@@ -45,29 +44,12 @@ fn of_need(tree: &Node, modules: &BTreeSet<String>, need: &Need) -> Vec<Finding>
     });
     let modules = need.modules.iter().filter(|module| !modules.contains(**module)).map(|module| {
         Finding::new(
-            format!("/{MODULES}"),
+            format!("/{}", depmod::DIRECTORY),
             format!("the kernel has no module `{module}`, built in or not, and storage.{key} needs it"),
             "narrow kernel.drop_modules, or take another kernel.package",
         )
     });
     files.chain(modules).collect()
-}
-
-/// Names of all modules, those that are built in among them.
-fn modules(tree: &Node) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    let Some(directory) = tree.get(MODULES) else { return names };
-    directory.walk(&mut |path, node| {
-        let path = String::from_utf8_lossy(path);
-        if depmod::is_module(&path) {
-            names.insert(depmod::name_of(&path));
-        } else if path.ends_with("/modules.builtin")
-            && let Some(Ok(text)) = node.content().map(crate::tree::Content::read)
-        {
-            names.extend(String::from_utf8_lossy(&text).lines().map(depmod::name_of));
-        }
-    });
-    names
 }
 
 fn makes_project_quota(tree: &Node) -> bool {

@@ -277,7 +277,9 @@ fn what_volumes_need_is_looked_for_in_the_tree() {
 #[test]
 fn what_add_ons_want_is_named_with_who_wants_it() {
     let mut image = Image::good();
-    image.put("usr/lib/modules/6.12/modules.dep", 0o644, "kernel/net/bridge/bridge.ko.xz: kernel/net/llc/llc.ko.xz\nkernel/net/bridge/br_netfilter.ko.xz:\nkernel/drivers/net/veth.ko.xz:\n");
+    for path in ["net/bridge/bridge.ko.xz", "net/bridge/br_netfilter.ko.xz", "drivers/net/veth.ko.xz"] {
+        image.put(&format!("usr/lib/modules/6.12/kernel/{path}"), 0o644, "module");
+    }
     image.put(
         "usr/lib/modules/6.12/modules.builtin",
         0o644,

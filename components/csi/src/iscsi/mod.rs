@@ -95,7 +95,11 @@ impl Iscsi {
         let mut disks = Vec::new();
         let mut fault = None;
         for session in sessions {
-            match self.sysfs.find(session, target.lun) {
+            let found = self.sysfs.find(session, target.lun).and_then(|disk| {
+                sysfs::until_it_opens(&disk.node(), sysfs::PATIENCE)?;
+                Ok(disk)
+            });
+            match found {
                 Ok(disk) => disks.push(disk),
                 Err(error) => fault = Some(error),
             }

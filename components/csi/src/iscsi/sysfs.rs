@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long the kernel takes to make a device of a unit, or to see its new size.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// /sys, or what stands for it in a test.
@@ -198,6 +198,29 @@ impl Target {
     }
 }
 
+/// Waits until a disk can be opened. Its directory in /sys is there before that: the kernel adds the device first, and what
+/// opens it last (`add_disk_fwnode` in block/genhd.c), in between is ENXIO.
+///
+/// # Errors
+/// [`Fault::Unavailable`] if that does not come, as of a disk that the kernel took offline.
+pub(super) fn until_it_opens(node: &Path, patience: Duration) -> Result<(), Fault> {
+    let is_early = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound
+            || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NXIO)
+    };
+    let deadline = Instant::now() + patience;
+    loop {
+        match fs::File::open(node) {
+            Ok(_) => return Ok(()),
+            Err(error) if !is_early(&error) => return Err(error).during(|| format!("open {}", node.display())),
+            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
+            Err(error) => {
+                return Err(Fault::Unavailable(format!("the unit's disk {} does not open: {error}", node.display())));
+            }
+        }
+    }
+}
+
 /// Directories of a session's units: `…/target2:0:0/2:0:0:1`.
 fn units(session: &Path) -> Vec<PathBuf> {
     let targets = names(session).unwrap_or_default().into_iter().filter(|name| name.starts_with("target"));
@@ -296,5 +319,24 @@ mod tests {
         sysfs.rescan(&disk, 1 << 20).unwrap();
         assert_eq!(sysfs.sessions("iqn.2026-11.test:none").unwrap(), []);
         assert_eq!(Sysfs("/no/such".into()).sessions("iqn.2026-11.test:a").unwrap(), []);
+    }
+
+    #[test]
+    fn a_disk_that_does_not_open_yet_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = directory.path().join("sda");
+        // A socket's node answers as a disk's does that is not ready: ENXIO.
+        let socket = std::os::unix::net::UnixListener::bind(&node).unwrap();
+        let fault = until_it_opens(&node, PAUSE).unwrap_err();
+        assert!(matches!(&fault, Fault::Unavailable(text) if text.contains("os error 6")), "{fault}");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| until_it_opens(&node, PATIENCE));
+            thread::sleep(PAUSE);
+            drop(socket);
+            fs::remove_file(&node).unwrap();
+            thread::sleep(PAUSE);
+            fs::write(&node, "").unwrap();
+            waiting.join().unwrap().unwrap();
+        });
     }
 }
