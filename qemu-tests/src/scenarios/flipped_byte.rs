@@ -44,6 +44,8 @@ const READ_AT_BOOT: &str = "/usr/lib/x86_64-linux-gnu/libc.so.6";
 /// What the kernel's dm-verity says, in the order in which it says it.
 const CAUGHT: [&str; 3] =
     ["is corrupted", "dm-verity device corrupted", "dm-verity device has corrupted blocks"];
+/// The kernel's last words before it starts the machine anew.
+const PANIC: &str = "Kernel panic - not syncing";
 
 async fn refused(context: &mut Context<'_>, offset: u64) -> Result<(), Stop> {
     let start = context.lab().image.partition(PartitionRole::RootA)?.offset;
@@ -57,10 +59,12 @@ async fn refused(context: &mut Context<'_>, offset: u64) -> Result<(), Stop> {
         return Err(Stop::failed(format!("the node came up all the same: {}", line.text)));
     }
     context.step("it does not come up afterwards");
-    let ready = node.line(&[console::NODE_READY], Duration::from_secs(5)).await;
+    // Its end by the kernel or the initrd is one; without that, that it does not get ready.
+    let ends = [console::NODE_READY, console::INITRD_FAILED, PANIC];
+    let end = node.line(&ends, Duration::from_secs(5)).await;
     node.shut_down().await;
-    match ready {
-        Ok((_, line)) => Err(Stop::failed(format!("the node came up all the same: {}", line.text))),
-        Err(_) => Ok(()),
+    match end {
+        Ok((0, line)) => Err(Stop::failed(format!("the node came up all the same: {}", line.text))),
+        _ => Ok(()),
     }
 }
