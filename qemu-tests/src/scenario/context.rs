@@ -1,6 +1,6 @@
 //! What a scenario has at hand.
 
-use super::Stop;
+use super::{Scenario, Stop};
 use crate::{
     guest::Guest,
     lab::Lab,
@@ -8,7 +8,14 @@ use crate::{
     report::event::{Event, Events},
 };
 use serde::Serialize;
-use std::{borrow::Cow, time::Instant};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
 
 /// A part of a scenario, with the time it took.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,11 +45,30 @@ pub struct Context<'a> {
     current: Option<(String, Instant)>,
     figures: Vec<Figure>,
     machines: usize,
+    budget: Arc<AtomicU32>,
 }
 
 impl<'a> Context<'a> {
-    pub(super) fn new(lab: &'a Lab, shared: Option<&'a mut Node>, id: &'static str, events: Events) -> Self {
-        Self { lab, shared, id, events, steps: vec![], current: None, figures: vec![], machines: 0 }
+    pub(super) fn new(
+        lab: &'a Lab,
+        shared: Option<&'a mut Node>,
+        scenario: &Scenario,
+        events: Events,
+    ) -> Self {
+        let budget = Arc::new(AtomicU32::new(scenario.budget));
+        let id = scenario.id;
+        Self { lab, shared, id, events, steps: vec![], current: None, figures: vec![], machines: 0, budget }
+    }
+
+    /// Gives the scenario so many times the usual time, from its start on, in the place of what it declares: it was asked to
+    /// do more.
+    pub fn allow(&self, budget: u32) {
+        self.budget.store(budget, Ordering::Relaxed);
+    }
+
+    /// How many times the usual time it has.
+    pub(super) fn budget(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.budget)
     }
 
     /// Begins a step; the one before it is over.

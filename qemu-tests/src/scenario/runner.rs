@@ -11,6 +11,7 @@ use crate::{
 };
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -165,11 +166,21 @@ async fn run_one(
     events: &Events,
 ) -> ScenarioReport {
     let start = Instant::now();
-    let limit = lab.pace().scale(BUDGET) * scenario.budget;
-    let mut context = Context::new(lab, node.as_deref_mut(), scenario.id, events.clone());
-    let result = tokio::time::timeout(limit, (scenario.run)(&mut context))
-        .await
-        .unwrap_or_else(|_| Err(Stop::failed(format!("not finished within {:.0} s", limit.as_secs_f64()))));
+    let mut context = Context::new(lab, node.as_deref_mut(), scenario, events.clone());
+    let (pace, budget) = (lab.pace(), context.budget());
+    let overdue = async {
+        loop {
+            let limit = pace.scale(BUDGET) * budget.load(Ordering::Relaxed);
+            match limit.checked_sub(start.elapsed()) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => return limit,
+            }
+        }
+    };
+    let result = tokio::select! {
+        result = (scenario.run)(&mut context) => result,
+        limit = overdue => Err(Stop::failed(format!("not finished within {:.0} s", limit.as_secs_f64()))),
+    };
     let during = context.current_step().map(str::to_owned);
     let recorded = context.finish();
     match result {
