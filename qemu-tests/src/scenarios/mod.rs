@@ -36,6 +36,7 @@ mod user_namespace;
 mod volume_encrypted;
 mod volume_image;
 mod volume_iscsi;
+mod volume_killed;
 mod volume_local;
 mod volume_nfs;
 mod volume_reboot;
@@ -78,6 +79,7 @@ pub static ALL: &[&Scenario] = &[
     &volume_encrypted::SCENARIO,
     &volume_nfs::SCENARIO,
     &volume_iscsi::SCENARIO,
+    &volume_killed::SCENARIO,
     &network_cut::SCENARIO,
     &csi_sanity::SCENARIO,
     &second_boot::SCENARIO,

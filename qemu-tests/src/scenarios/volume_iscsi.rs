@@ -7,7 +7,10 @@ use crate::{
         volume::{Claim, Volume, refused},
     },
     scenario::{Context, Needs, Scenario, Stop, check, check_equal},
-    storage::iscsi::{Account, IscsiTarget, TARGET},
+    storage::{
+        gate::Gate,
+        iscsi::{Account, IscsiTarget, TARGET},
+    },
 };
 use cairn_contract::storage::BackendKind;
 use std::{collections::BTreeMap, time::Duration};
@@ -120,8 +123,16 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
 
 /// What a persistent volume written by hand says.
 pub(super) fn attributes(target: &IscsiTarget, lun: &str) -> BTreeMap<String, String> {
+    attributes_by(target.gates(), lun)
+}
+
+/// The same, by some of the ways.
+pub(super) fn attributes_by<'g>(
+    gates: impl IntoIterator<Item = &'g Gate>,
+    lun: &str,
+) -> BTreeMap<String, String> {
     let portals: Vec<String> =
-        target.gates().iter().map(|gate| format!("{HOST_FROM_GUEST}:{}", gate.port())).collect();
+        gates.into_iter().map(|gate| format!("{HOST_FROM_GUEST}:{}", gate.port())).collect();
     let portals = serde_json::Value::from(portals).to_string();
     let entries = [("iqn", TARGET), ("lun", lun), ("portals", &portals), ("sessionCHAPAuth", "true")];
     entries.map(|(key, value)| (key.to_owned(), value.to_owned())).into()

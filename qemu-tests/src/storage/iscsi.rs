@@ -98,6 +98,15 @@ impl IscsiTarget {
         Ok(())
     }
 
+    /// Makes a unit of zero bytes again, as large as it is. Nobody uses it.
+    pub fn blank(&self, unit: u32) -> Result<(), Fault> {
+        let file = self.file(unit);
+        let size = file.metadata().map_err(Fault::io(format!("look at {}", file.display())))?.len();
+        // The same file, which the target holds open.
+        resize(&file, 0)?;
+        resize(&file, size)
+    }
+
     /// The file behind a unit.
     pub fn file(&self, unit: u32) -> PathBuf {
         self.directory.join(format!("unit-{unit}"))
@@ -159,6 +168,9 @@ mod tests {
         target.grow(1, 16 << 20).await.unwrap();
         let shown = target.control.run("target", "show", &[]).await.unwrap();
         assert!(shown.contains("Size: 17 MB"), "{shown}");
+        std::fs::write(target.file(1), "something").unwrap();
+        target.blank(1).unwrap();
+        assert!(std::fs::read(target.file(1)).unwrap().iter().all(|byte| *byte == 0));
         assert_eq!(target.sessions().await.unwrap(), 0);
         for gate in target.gates() {
             tokio::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, gate.port())).await.unwrap();
