@@ -57,6 +57,35 @@ impl LogLevel {
     }
 }
 
+/// A share, in millionths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct PerMillion(u32);
+
+impl PerMillion {
+    const WHOLE: u32 = 1_000_000;
+
+    /// From 0 to 1.
+    pub fn ratio(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::WHOLE)
+    }
+}
+
+impl TryFrom<u32> for PerMillion {
+    type Error = String;
+
+    fn try_from(millionths: u32) -> Result<Self, String> {
+        let fits = millionths <= Self::WHOLE;
+        fits.then_some(Self(millionths)).ok_or_else(|| format!("{millionths} is more than {}", Self::WHOLE))
+    }
+}
+
+impl From<PerMillion> for u32 {
+    fn from(share: PerMillion) -> Self {
+        share.0
+    }
+}
+
 /// Configuration of `cairn-cri`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -108,6 +137,11 @@ pub struct RuntimeConfig {
     /// Where Prometheus metrics are served; nowhere when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_address: Option<SocketAddr>,
+    /// Collector that OpenTelemetry spans are sent to, by OTLP/gRPC without encryption; none when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing_endpoint: Option<SocketAddr>,
+    /// How many calls are recorded of those whose caller has no span; of the others the caller says it.
+    pub tracing_sampling_rate_per_million: PerMillion,
 }
 
 impl Default for RuntimeConfig {
@@ -136,6 +170,8 @@ impl Default for RuntimeConfig {
             log_format: LogFormat::default(),
             log_level: LogLevel::default(),
             metrics_address: None,
+            tracing_endpoint: None,
+            tracing_sampling_rate_per_million: PerMillion::default(),
         }
     }
 }

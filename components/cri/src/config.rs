@@ -55,6 +55,14 @@ const KEYS: &[Key] = &[
         "metrics_address",
         "Address and port that serve Prometheus metrics at /metrics, without authentication, such as \"127.0.0.1:10099\". Absent: none.",
     ),
+    (
+        "tracing_endpoint",
+        "Address and port of a collector that OpenTelemetry traces are sent to by OTLP over gRPC, unencrypted, such as \"127.0.0.1:4317\". Absent: none.",
+    ),
+    (
+        "tracing_sampling_rate_per_million",
+        "Of a million calls whose caller says nothing about tracing, so many are traced, at random; the others are traced if their caller's span is.",
+    ),
 ];
 
 #[cfg(test)]
@@ -90,5 +98,7 @@ mod tests {
         assert!(error.starts_with("cri.toml:1:17: cgroup_driver: unknown variant"), "{error}");
         assert!(error.contains("kubelet's cgroupDriver"), "{error}");
         assert!(refused("run = \n").starts_with("cri.toml:1:"));
+        let error = refused("tracing_sampling_rate_per_million = 1000001");
+        assert!(error.contains("1000001 is more than 1000000"), "{error}");
     }
 }

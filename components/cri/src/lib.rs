@@ -8,8 +8,8 @@
 //!
 //! The rest are the crafts both use: [`spec`] turns a CRI container into an OCI configuration, [`cgroup`] limits and
 //! measures, [`network`] calls CNI plugins, [`snapshot`] mounts root file systems, [`userns`] and [`idmap`] give pods users of
-//! their own, [`apparmor`] finds their profiles, [`watchdog`] tells systemd that the daemon lives. What every daemon does
-//! alike is in [`cairn_daemon`]; its [`record`] writes what survives.
+//! their own, [`apparmor`] finds their profiles, [`traces`] tells what calls take their time for, [`watchdog`] tells systemd that
+//! the daemon lives. What every daemon does alike is in [`cairn_daemon`]; its [`record`] writes what survives.
 
 pub mod apparmor;
 pub mod cgroup;
@@ -23,6 +23,7 @@ pub mod runtime;
 pub mod shim;
 pub mod snapshot;
 pub mod spec;
+pub mod traces;
 pub mod userns;
 pub mod watchdog;
 

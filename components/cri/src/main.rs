@@ -9,6 +9,7 @@ use cairn_cri::{
     config::FORM,
     image::{ImageServer, ImageService},
     runtime::{Runtime, RuntimeServer},
+    traces::{Delivered, Traces},
     watchdog,
 };
 use cairn_daemon::{
@@ -22,6 +23,7 @@ use cairn_daemon::{
 };
 use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 use tonic::transport::Server;
+use tower::util::option_layer;
 
 /// gRPC's default is 4 MiB; a command's captured output is up to 16 MiB a stream, and kubelet's limit is 16 MiB.
 const MESSAGE_LIMIT: usize = 40 << 20;
@@ -64,9 +66,16 @@ impl Daemon for Cri {
             tracing::warn!("containers run without the default AppArmor profile: {error}");
         }
         runtime.serve_nri().await?;
+        let traces = config.tracing_endpoint;
+        let traces =
+            traces.map(|collector| Traces::open(collector, config.tracing_sampling_rate_per_million));
+        let traces = traces.transpose()?;
         let operations = Operations::new("cairn_cri", "CRI");
-        let counts = runtime.clone();
-        let render = move |text: &mut String| counts.render_counts(text);
+        let (counts, spans) = (runtime.clone(), traces.as_ref().map(Traces::delivered));
+        let render = move |text: &mut String| {
+            counts.render_counts(text);
+            spans.iter().for_each(|spans: &Delivered| spans.render(text));
+        };
         telemetry::serve(config.metrics_address, &operations, render).await?;
         let address = config.streaming_address;
         let streaming = cairn_streaming::Server::bind(
@@ -93,12 +102,16 @@ impl Daemon for Cri {
         tracing::info!(socket = %config.socket.display(), "ready");
         let serving = Server::builder()
             .layer(Observe(operations))
+            .layer(option_layer(traces.as_ref().map(Traces::layer)))
             .layer(Deadlines)
             .add_service(server)
             .add_service(images)
             .serve_with_incoming_shutdown(listener, stopping.token().cancelled_owned());
         stopping.limit(serving).await.transpose()?;
         runtime.shut_down_nri().await;
+        if let Some(traces) = traces {
+            traces.close().await;
+        }
         Ok(())
     }
 }

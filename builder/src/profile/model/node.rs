@@ -4,10 +4,10 @@ use crate::profile::value::{
     Cidr, CniType, Host, HostPath, ImageName, LabelKey, LabelValue, NetworkName, Quantity, Sha256, Size,
     Taint, Url,
 };
-use cairn_contract::runtime::{CgroupDriver, RuntimeConfig};
+use cairn_contract::runtime::{CgroupDriver, PerMillion, RuntimeConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 /// The container runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +27,26 @@ pub struct Runtime {
     pub max_parallel_layers: u16,
     /// A pull that receives no byte for this many seconds fails.
     pub pull_progress_timeout_seconds: u32,
+    /// Address and port that serve the runtime's Prometheus metrics at `/metrics`, without authentication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "metrics_address_schema")]
+    pub metrics_address: Option<SocketAddr>,
+    /// Address and port of a collector that the runtime sends OpenTelemetry traces to, by OTLP over gRPC, unencrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "tracing_endpoint_schema")]
+    pub tracing_endpoint: Option<SocketAddr>,
+    /// Of a million calls whose caller says nothing about tracing, so many are traced. Those of the kubelet are if its
+    /// own span is: `tracing` in `kubelet.config`.
+    #[schemars(with = "u32", range(max = 1_000_000))]
+    pub tracing_sampling_rate_per_million: PerMillion,
+}
+
+fn metrics_address_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "examples": ["127.0.0.1:10099"] })
+}
+
+fn tracing_endpoint_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "examples": ["127.0.0.1:4317"] })
 }
 
 fn cgroup_driver_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -44,6 +64,9 @@ impl Default for Runtime {
             max_parallel_layers: u16::try_from(config.max_parallel_layers).unwrap_or(u16::MAX),
             pull_progress_timeout_seconds: u32::try_from(config.pull_progress_timeout_seconds)
                 .unwrap_or(u32::MAX),
+            metrics_address: config.metrics_address,
+            tracing_endpoint: config.tracing_endpoint,
+            tracing_sampling_rate_per_million: config.tracing_sampling_rate_per_million,
         }
     }
 }

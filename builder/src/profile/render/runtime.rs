@@ -13,6 +13,9 @@ pub(super) fn configuration(profile: &Profile) -> Result<File, toml::ser::Error>
         cgroup_driver: runtime.cgroup_driver,
         max_parallel_layers: runtime.max_parallel_layers.into(),
         pull_progress_timeout_seconds: runtime.pull_progress_timeout_seconds.into(),
+        metrics_address: runtime.metrics_address,
+        tracing_endpoint: runtime.tracing_endpoint,
+        tracing_sampling_rate_per_million: runtime.tracing_sampling_rate_per_million,
         ..RuntimeConfig::default()
     };
     Ok(File::text(paths::CRI_CONFIG, toml::to_string(&config)?))

@@ -20,11 +20,14 @@ fn json(profile: &Profile, path: &str) -> Value {
 #[test]
 fn the_runtime_reads_what_is_rendered() {
     let profile = profile(
-        "[runtime]\ncgroup_driver = 'cgroupfs'\nmax_parallel_layers = 5\n[runtime.registries.'r.example:5000']\nmirrors = ['http://10.0.2.2:5000']\ninsecure = true",
+        "[runtime]\ncgroup_driver = 'cgroupfs'\nmax_parallel_layers = 5\ntracing_endpoint = '127.0.0.1:4317'\ntracing_sampling_rate_per_million = 10\nmetrics_address = '[::1]:10099'\n[runtime.registries.'r.example:5000']\nmirrors = ['http://10.0.2.2:5000']\ninsecure = true",
     );
     let config: cairn_contract::runtime::RuntimeConfig =
         toml::from_str(&file(&profile, "/etc/cairn/cri.toml").unwrap()).unwrap();
     assert_eq!(config.max_parallel_layers, 5);
+    assert_eq!(config.tracing_endpoint, "127.0.0.1:4317".parse().ok());
+    assert_eq!(u32::from(config.tracing_sampling_rate_per_million), 10);
+    assert_eq!(config.metrics_address, "[::1]:10099".parse().ok());
     assert_eq!(config.cgroup_driver, cairn_contract::runtime::CgroupDriver::Cgroupfs);
     let hosts: toml::Table =
         toml::from_str(&file(&profile, "/etc/cairn/certs.d/r.example:5000/hosts.toml").unwrap()).unwrap();

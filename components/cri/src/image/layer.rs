@@ -15,6 +15,7 @@ use super::{
     store::{LayerInfo, Store},
     unpack::{self, TarError, UnpackError},
 };
+use crate::traces;
 use bytes::{Buf, Bytes};
 use cairn_contract::digest::Sha256Digest;
 use sha2::{Digest, Sha256};
@@ -76,6 +77,9 @@ async fn fetch_from(
     let unpacked = unpacked.map_err(|_| ImageError::Interrupted("unpacking a layer"))?;
     // A download that failed explains an unpack that failed, not the other way round.
     let host = downloaded?;
+    if let Some(host) = &host {
+        traces::note("server.address", host);
+    }
     let (ingest, received) = unpacked.map_err(|broken| match broken {
         Broken::Store(error) => error,
         Broken::Unpack(source) => ImageError::Unpack { layer: blob.digest, source: Arc::new(source) },

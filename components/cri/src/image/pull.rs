@@ -16,6 +16,7 @@ use super::{
     remove,
     store::{LayerInfo, Record, Store},
 };
+use crate::traces;
 use cairn_contract::{digest::Sha256Digest, runtime::RuntimeConfig};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use oci_spec::image::ImageConfiguration;
@@ -138,7 +139,8 @@ pub(super) async fn pull(
     let key = (reference.clone(), secret.clone());
     let work = {
         let inner = Arc::clone(inner);
-        move || async move { pull_once(&inner, &reference, secret).await }.boxed()
+        // Who joins drives it; its steps are of the pull that began it.
+        move || traces::carried(async move { pull_once(&inner, &reference, secret).await }).boxed()
     };
     inner.pulls.join(key, work).await.0
 }
@@ -149,7 +151,8 @@ async fn pull_once(
     secret: Option<PullSecret>,
 ) -> Shared<Arc<Image>> {
     let repository = Arc::new(inner.registry.repository(reference, secret.as_ref())?);
-    let found = find(inner, &repository, reference).await?;
+    let resolve = find(inner, &repository, reference);
+    let found = traces::step("resolve image", &[(traces::IMAGE, reference)], resolve).await?;
     let lease = Lease::new(inner, found.diff_ids.clone());
     let mut wanted = lease.missing.clone();
     // Of equal layers, one is enough.
@@ -166,7 +169,7 @@ async fn pull_once(
         .buffer_unordered(inner.parallel)
         .try_collect::<Vec<()>>()
         .await?;
-    record(inner, reference, found).await
+    traces::step("record image", &[], record(inner, reference, found)).await
 }
 
 /// An image's documents, before its layers.
@@ -258,7 +261,8 @@ async fn fetch_layer(
         let work = {
             let (inner, repository, blob) = (Arc::clone(inner), Arc::clone(repository), blob.clone());
             move || {
-                async move {
+                let (digest, size) = (blob.digest, blob.size);
+                let work = async move {
                     // A flight that ended between our look and this start may have brought it.
                     if inner.catalog().layer(&diff_id).is_some() {
                         return Ok(());
@@ -266,8 +270,8 @@ async fn fetch_layer(
                     let info = layer::fetch(&inner.store, &repository, &blob, diff_id).await?;
                     inner.catalog().add_layer(diff_id, info);
                     Ok(())
-                }
-                .boxed()
+                };
+                traces::step("fetch layer", &[("layer.digest", &digest), ("layer.size", &size)], work).boxed()
             }
         };
         match inner.layers.join(diff_id, work).await {

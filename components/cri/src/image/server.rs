@@ -1,6 +1,7 @@
 //! CRI's ImageService, translated: messages to calls, errors to gRPC codes.
 
 use super::{Image, ImageError, ImageService, ImageSource, auth::PullSecret, heap, reference::Reference};
+use crate::traces;
 use cairn_contract::cri;
 use futures::stream;
 use oci_spec::image::ImageConfiguration;
@@ -60,6 +61,7 @@ impl cri::image_service_server::ImageService for ImageServer {
     ) -> Result<Response<cri::ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let name = name(request.image)?;
+        traces::note(traces::IMAGE, &name);
         // An image that is not there is an answer, not an error: the kubelet pulls then.
         let Some(image) = self.0.resolve(&name) else {
             return Ok(Response::new(cri::ImageStatusResponse::default()));
@@ -74,6 +76,7 @@ impl cri::image_service_server::ImageService for ImageServer {
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let request = request.into_inner();
         let name = name(request.image)?;
+        traces::note(traces::IMAGE, &name);
         let reference: Reference = name.parse().map_err(|error| status(&ImageError::Reference(error)))?;
         let secret = match &request.auth {
             None => None,
@@ -91,7 +94,9 @@ impl cri::image_service_server::ImageService for ImageServer {
         &self,
         request: Request<cri::RemoveImageRequest>,
     ) -> Result<Response<cri::RemoveImageResponse>, Status> {
-        self.0.remove(&name(request.into_inner().image)?).await.map_err(|error| status(&error))?;
+        let name = name(request.into_inner().image)?;
+        traces::note(traces::IMAGE, &name);
+        self.0.remove(&name).await.map_err(|error| status(&error))?;
         Ok(Response::new(cri::RemoveImageResponse {}))
     }
 

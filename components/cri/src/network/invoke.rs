@@ -5,6 +5,7 @@
 //! it prints is kept up to a limit; and a process that it leaves behind with its output open holds nobody up.
 
 use super::config::PluginConfig;
+use crate::traces;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use std::{
@@ -170,6 +171,29 @@ impl Programs {
 
     /// Runs the plugin that `config` names with `config` on its standard input. What it printed, if it succeeded.
     pub(super) async fn run(
+        &self,
+        operation: Operation,
+        call: Call<'_>,
+        config: &PluginConfig,
+    ) -> Result<Vec<u8>, PluginError> {
+        let (plugin, network) = (super::config::kind(config), config.get("name").and_then(Value::as_str));
+        let span = match operation {
+            Operation::Add => "CNI ADD",
+            Operation::Del => "CNI DEL",
+            Operation::Check => "CNI CHECK",
+            Operation::Gc => "CNI GC",
+            Operation::Status => "CNI STATUS",
+        };
+        let network = network.unwrap_or_default();
+        traces::step(
+            span,
+            &[("cni.plugin", &plugin), ("cni.network", &network), ("cni.interface", &call.interface)],
+            self.run_program(operation, call, config),
+        )
+        .await
+    }
+
+    async fn run_program(
         &self,
         operation: Operation,
         call: Call<'_>,

@@ -18,6 +18,8 @@ mod config;
 mod default_route;
 mod definitions;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod invoke;
 mod ranges;
 mod selection;

@@ -12,6 +12,7 @@ use crate::{
     record,
     shim::{launch::SPEC_FILE, sandbox::namespace_path, stage},
     spec::{self, Draft, PidNamespace},
+    traces,
     userns::UserNamespace,
 };
 use cairn_contract::cri;
@@ -105,8 +106,9 @@ impl Runtime {
         super::make_private(&bundle, owners.as_ref().map(|owners| &owners.users)).map_err(fault)?;
         fs::create_dir_all(self.container_state(id)).map_err(fault)?;
         let snapshot = self.snapshot(id);
-        snapshot.mount(&self.inner.images.layers(image), owners.as_ref()).map_err(fault)?;
-
+        let layers = self.inner.images.layers(image);
+        let mount = || snapshot.mount(&layers, owners.as_ref());
+        traces::step_at_once("mount snapshot", &[("layers", &layers.len())], mount).map_err(fault)?;
         let resolved = self.mount_volumes(&bundle, config, volumes, owners.as_ref())?;
 
         let linux = config.linux.as_ref();
@@ -326,13 +328,14 @@ impl Runtime {
         let signal = |signal, all| Request::Signal { container: record.id.clone(), signal, all };
         if !grace.is_zero() {
             self.ask(container, signal(record.stop_signal, false)).await?;
-            if timeout(grace, ended.wait_for(|&ended| ended)).await.is_ok() {
+            let end = timeout(grace, ended.wait_for(|&ended| ended));
+            if traces::step("wait for container", &[], end).await.is_ok() {
                 return Ok(());
             }
         }
         self.ask(container, signal(libc::SIGKILL, true)).await?;
-        let gone = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended)).await;
-        gone.map(drop).map_err(|_| {
+        let gone = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended));
+        traces::step("wait for container", &[], gone).await.map(drop).map_err(|_| {
             RuntimeError::Deadline(format!(
                 "container {} was killed but does not end; it may wait on a disk",
                 record.id
@@ -361,10 +364,11 @@ impl Runtime {
                 runtime.erase_container(&id)
             })
         };
-        erased
-            .await
-            .map_err(|error| RuntimeError::Fault(error.to_string()))?
-            .map_err(|error| RuntimeError::fault("cannot remove the container's files", error))?;
+        let erased = async {
+            let fault = |error| RuntimeError::fault("cannot remove the container's files", error);
+            erased.await.map_err(|error| RuntimeError::Fault(error.to_string()))?.map_err(fault)
+        };
+        traces::step("remove container's files", &[], erased).await?;
         lock(&container.holds).clear();
         let held = self.tell_container_gone(&container, obituary).await;
         lock(&self.inner.containers).remove(&id);

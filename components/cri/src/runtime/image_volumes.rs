@@ -7,6 +7,7 @@ use super::{Runtime, RuntimeError};
 use crate::{
     image::{Image, ImageHold},
     snapshot::{self, Owners},
+    traces,
 };
 use cairn_contract::cri;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -65,7 +66,8 @@ impl Runtime {
         for (number, (mount, image)) in mounts.zip(images).enumerate() {
             let place = bundle.join(DIRECTORY).join(number.to_string());
             let layers = self.inner.images.layers(image);
-            snapshot::mount_read_only(&layers, owners, &place)
+            let mounted = || snapshot::mount_read_only(&layers, owners, &place);
+            traces::step_at_once("mount image volume", &[], mounted)
                 .map_err(|error| RuntimeError::fault("cannot mount the image of a volume", error))?;
             let source = below(&place, &mount.image_sub_path).map_err(|error| {
                 let image = wanted(mount).map_or("", |image| image.image.as_str());

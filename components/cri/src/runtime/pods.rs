@@ -12,6 +12,7 @@ use crate::{
     record,
     shim::{SOCKET, sandbox},
     spec::{OwnNamespaces, sysctl_path},
+    traces,
     userns::UserNamespace,
 };
 use cairn_contract::cri;
@@ -91,7 +92,7 @@ impl Runtime {
         self.save_pod(pod)?;
         files::write(&state, &record.config, record.node_network())
             .map_err(|error| fault("cannot write the pod's resolv.conf and hosts", &error))?;
-        self.spawn_shim(record).await?;
+        traces::step("start shim", &[], self.spawn_shim(record)).await?;
         self.connect_shim(pod).await.map_err(|error| fault("the pod's shim does not answer", &error))?;
         if !record.node_network() {
             self.connect(pod, record, &sandbox::namespace_path(&run, "net")).await.map_err(|error| {
@@ -266,7 +267,8 @@ impl Runtime {
                     let _ =
                         shim.ask(Request::Signal { container: id, signal: libc::SIGKILL, all: true }).await;
                     let mut ended = container.ended.subscribe();
-                    let _ = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended)).await;
+                    let gone = timeout(KILL_TIMEOUT, ended.wait_for(|&ended| ended));
+                    let _ = traces::step("wait for container", &[], gone).await;
                 }
             }
         }
@@ -310,7 +312,8 @@ impl Runtime {
             sandbox::remove(&run);
             destroyed
         });
-        if let Ok(Err(error)) = released.await {
+        let released = async { released.await.unwrap_or(Ok(())) };
+        if let Err(error) = traces::step("release pod", &[], released).await {
             tracing::warn!(pod = record.id, "{error}");
         }
     }
@@ -352,7 +355,7 @@ pub(super) fn pod_network<'a>(record: &'a PodRecord, namespace: Option<&'a str>)
 }
 
 /// Refuses kernel parameters that are the node's.
-fn check_sysctls(record: &PodRecord) -> Result<(), RuntimeError> {
+pub(super) fn check_sysctls(record: &PodRecord) -> Result<(), RuntimeError> {
     let own_network = !record.node_network();
     let own = OwnNamespaces { network: own_network, ipc: !record.node_ipc(), uts: own_network };
     let linux = record.config.linux.iter();
@@ -363,7 +366,7 @@ fn check_sysctls(record: &PodRecord) -> Result<(), RuntimeError> {
 }
 
 /// What the shim is to make.
-fn pod_setup(record: &PodRecord, run: &Path) -> PodSetup {
+pub(super) fn pod_setup(record: &PodRecord, run: &Path) -> PodSetup {
     let node_network = record.node_network();
     let linux = record.config.linux.as_ref();
     let mut sysctls: BTreeMap<String, String> =

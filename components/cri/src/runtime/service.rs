@@ -1,7 +1,7 @@
 //! RuntimeService of CRI: each call unpacked, passed on, and its result packed.
 
 use super::{Runtime, RuntimeError, convert, metrics, pages::pages, refusals};
-use crate::network::RangeError;
+use crate::{network::RangeError, traces};
 use cairn_contract::{
     cri::{self, runtime_service_server::RuntimeService},
     runtime::CgroupDriver,
@@ -39,7 +39,7 @@ impl RuntimeServer {
 async fn whole<T: Send + 'static>(
     change: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::spawn(change).await {
+    match tokio::spawn(traces::carried(change)).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Status::internal(format!("the request failed inside the runtime: {error}"))),
     }
@@ -52,6 +52,25 @@ fn seconds(count: i64) -> Result<Duration, Status> {
 
 fn missing(what: &str) -> Status {
     Status::invalid_argument(format!("the request has no {what}"))
+}
+
+/// Says of the call's span which pod it is about, by the names of the semantic conventions.
+fn note_pod(metadata: Option<&cri::PodSandboxMetadata>) {
+    let Some(metadata) = metadata else { return };
+    traces::note("k8s.namespace.name", &metadata.namespace);
+    traces::note("k8s.pod.name", &metadata.name);
+    traces::note("k8s.pod.uid", &metadata.uid);
+}
+
+/// The same of a container that is to be.
+fn note_container(pod: &str, config: &cri::ContainerConfig) {
+    traces::note(traces::SANDBOX, &pod);
+    if let Some(metadata) = &config.metadata {
+        traces::note("k8s.container.name", &metadata.name);
+    }
+    if let Some(image) = &config.image {
+        traces::note(traces::IMAGE, &image.image);
+    }
 }
 
 #[tonic::async_trait]
@@ -125,9 +144,11 @@ impl RuntimeService for RuntimeServer {
     ) -> Answer<cri::RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| missing("config"))?;
+        note_pod(config.metadata.as_ref());
         let runtime = self.runtime.clone();
         let pod_sandbox_id =
             whole(async move { runtime.run_pod(config, request.runtime_handler).await }).await?;
+        traces::note(traces::SANDBOX, &pod_sandbox_id);
         Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id }))
     }
 
@@ -136,6 +157,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::StopPodSandboxRequest>,
     ) -> Answer<cri::StopPodSandboxResponse> {
         let (runtime, id) = (self.runtime.clone(), request.into_inner().pod_sandbox_id);
+        traces::note(traces::SANDBOX, &id);
         whole(async move { runtime.stop_pod(&id).await }).await?;
         Ok(Response::new(cri::StopPodSandboxResponse {}))
     }
@@ -145,6 +167,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::RemovePodSandboxRequest>,
     ) -> Answer<cri::RemovePodSandboxResponse> {
         let (runtime, id) = (self.runtime.clone(), request.into_inner().pod_sandbox_id);
+        traces::note(traces::SANDBOX, &id);
         whole(async move { runtime.remove_pod(&id).await }).await?;
         Ok(Response::new(cri::RemovePodSandboxResponse {}))
     }
@@ -154,6 +177,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::PodSandboxStatusRequest>,
     ) -> Answer<cri::PodSandboxStatusResponse> {
         let request = request.into_inner();
+        traces::note(traces::SANDBOX, &request.pod_sandbox_id);
         let pod = self.runtime.pod(&request.pod_sandbox_id)?;
         let record = pod.record().clone();
         let info = if request.verbose { self.runtime.pod_info(&pod).await } else { HashMap::new() };
@@ -184,7 +208,9 @@ impl RuntimeService for RuntimeServer {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| missing("config"))?;
         let (runtime, pod) = (self.runtime.clone(), request.pod_sandbox_id);
+        note_container(&pod, &config);
         let container_id = whole(async move { runtime.create_container(&pod, config).await }).await?;
+        traces::note(traces::CONTAINER, &container_id);
         Ok(Response::new(cri::CreateContainerResponse { container_id }))
     }
 
@@ -193,6 +219,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::StartContainerRequest>,
     ) -> Answer<cri::StartContainerResponse> {
         let (runtime, id) = (self.runtime.clone(), request.into_inner().container_id);
+        traces::note(traces::CONTAINER, &id);
         whole(async move { runtime.start_container(&id).await }).await?;
         Ok(Response::new(cri::StartContainerResponse {}))
     }
@@ -202,6 +229,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::StopContainerRequest>,
     ) -> Answer<cri::StopContainerResponse> {
         let (runtime, request) = (self.runtime.clone(), request.into_inner());
+        traces::note(traces::CONTAINER, &request.container_id);
         let grace = seconds(request.timeout)?;
         whole(async move { runtime.stop_container(&request.container_id, grace).await }).await?;
         Ok(Response::new(cri::StopContainerResponse {}))
@@ -212,6 +240,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::RemoveContainerRequest>,
     ) -> Answer<cri::RemoveContainerResponse> {
         let (runtime, id) = (self.runtime.clone(), request.into_inner().container_id);
+        traces::note(traces::CONTAINER, &id);
         whole(async move { runtime.remove_container(&id).await }).await?;
         Ok(Response::new(cri::RemoveContainerResponse {}))
     }
@@ -229,6 +258,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::ContainerStatusRequest>,
     ) -> Answer<cri::ContainerStatusResponse> {
         let request = request.into_inner();
+        traces::note(traces::CONTAINER, &request.container_id);
         let container = self.runtime.container(&request.container_id)?;
         let record = container.record().clone();
         let info = if request.verbose { self.runtime.container_info(&record) } else { HashMap::new() };
@@ -243,6 +273,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::UpdateContainerResourcesRequest>,
     ) -> Answer<cri::UpdateContainerResourcesResponse> {
         let (runtime, request) = (self.runtime.clone(), request.into_inner());
+        traces::note(traces::CONTAINER, &request.container_id);
         whole(async move { runtime.update_container(&request).await }).await?;
         Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
     }
@@ -251,23 +282,28 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::ReopenContainerLogRequest>,
     ) -> Answer<cri::ReopenContainerLogResponse> {
-        self.runtime.reopen_log(&request.into_inner().container_id).await?;
+        let id = request.into_inner().container_id;
+        traces::note(traces::CONTAINER, &id);
+        self.runtime.reopen_log(&id).await?;
         Ok(Response::new(cri::ReopenContainerLogResponse {}))
     }
 
     async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
         let request = request.into_inner();
+        traces::note(traces::CONTAINER, &request.container_id);
         let limit = seconds(request.timeout)?;
         let result = self.runtime.exec_sync(&request.container_id, request.cmd, limit).await?;
         Ok(Response::new(result))
     }
 
     async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        traces::note(traces::CONTAINER, &request.get_ref().container_id);
         let request = self.runtime.prepare_exec(request.into_inner())?;
         Ok(Response::new(cri::ExecResponse { url: self.url(request)? }))
     }
 
     async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        traces::note(traces::CONTAINER, &request.get_ref().container_id);
         let request = self.runtime.prepare_attach(&request.into_inner())?;
         Ok(Response::new(cri::AttachResponse { url: self.url(request)? }))
     }
@@ -276,6 +312,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::PortForwardRequest>,
     ) -> Answer<cri::PortForwardResponse> {
+        traces::note(traces::SANDBOX, &request.get_ref().pod_sandbox_id);
         let request = self.runtime.prepare_port_forward(&request.into_inner())?;
         Ok(Response::new(cri::PortForwardResponse { url: self.url(request)? }))
     }
@@ -284,7 +321,9 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::ContainerStatsRequest>,
     ) -> Answer<cri::ContainerStatsResponse> {
-        let stats = self.runtime.container_stats(&request.into_inner().container_id).await?;
+        let id = request.into_inner().container_id;
+        traces::note(traces::CONTAINER, &id);
+        let stats = self.runtime.container_stats(&id).await?;
         Ok(Response::new(cri::ContainerStatsResponse { stats: Some(stats) }))
     }
 
@@ -300,7 +339,9 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
-        let stats = self.runtime.pod_stats(&request.into_inner().pod_sandbox_id).await?;
+        let id = request.into_inner().pod_sandbox_id;
+        traces::note(traces::SANDBOX, &id);
+        let stats = self.runtime.pod_stats(&id).await?;
         Ok(Response::new(cri::PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
@@ -372,6 +413,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         let (runtime, request) = (self.runtime.clone(), request.into_inner());
+        traces::note(traces::SANDBOX, &request.pod_sandbox_id);
         whole(async move { runtime.update_pod(&request).await }).await?;
         Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
     }

@@ -1,7 +1,10 @@
 //! The daemon's end of a shim's socket.
 
 use super::life;
-use crate::protocol::{self, Envelope, Event, Message, Reply, Request};
+use crate::{
+    protocol::{self, Envelope, Event, Message, Reply, Request},
+    traces,
+};
 use std::{
     collections::HashMap,
     io,
@@ -76,11 +79,17 @@ impl ShimClient {
 
     /// Asks, and waits for the answer for the usual time.
     pub(super) async fn ask(&self, request: Request) -> Result<Reply, ShimError> {
-        timeout(TIMEOUT, self.ask_patiently(request)).await.map_err(|_| ShimError::Silent)?
+        let span = span(&request);
+        let answer = async { timeout(TIMEOUT, self.exchange(request)).await.map_err(|_| ShimError::Silent)? };
+        traces::step(span, &[], answer).await
     }
 
     /// Asks, and waits for the answer as long as the shim lives.
     pub(super) async fn ask_patiently(&self, request: Request) -> Result<Reply, ShimError> {
+        traces::step(span(&request), &[], self.exchange(request)).await
+    }
+
+    async fn exchange(&self, request: Request) -> Result<Reply, ShimError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let frame = protocol::encode(&Envelope { id, request })?;
         let (sender, receiver) = oneshot::channel();
@@ -89,7 +98,27 @@ impl ShimClient {
             None => return Err(ShimError::Gone),
         };
         self.writer.lock().await.write_all(&frame).await.map_err(|_| ShimError::Gone)?;
-        receiver.await.map_err(|_| ShimError::Gone)
+        let reply = receiver.await.map_err(|_| ShimError::Gone)?;
+        if let Reply::Failed(reason) = &reply {
+            traces::fail(reason);
+        }
+        Ok(reply)
+    }
+}
+
+/// What a request is called in a trace.
+fn span(request: &Request) -> &'static str {
+    match request {
+        Request::Inspect => "shim inspect",
+        Request::Start(_) => "shim start",
+        Request::ExecSync(_) => "shim exec sync",
+        Request::Exec(_) => "shim exec",
+        Request::Attach(_) => "shim attach",
+        Request::CloseStdin => "shim close stdin",
+        Request::Signal { .. } => "shim signal",
+        Request::ReopenLog { .. } => "shim reopen log",
+        Request::Forget { .. } => "shim forget",
+        Request::Shutdown => "shim shutdown",
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // no test uses all of it
 
 pub(crate) mod calls;
+pub(crate) mod collector;
 pub(crate) mod image;
 pub(crate) mod leaks;
 pub(crate) mod network;

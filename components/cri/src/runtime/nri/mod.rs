@@ -14,6 +14,7 @@ use super::{
 use crate::{
     cgroup::Resources,
     spec::{self, Draft, OwnNamespaces, Surroundings, limits_of},
+    traces,
 };
 use cairn_contract::cri;
 use cairn_nri::{
@@ -81,7 +82,8 @@ impl Runtime {
             return Ok(());
         }
         let record = pod.record().clone();
-        self.inner.nri.tell_pod(Event::RunPodSandbox, self.describe_pod(&record)).await.map_err(refused)
+        let told = self.inner.nri.tell_pod(Event::RunPodSandbox, self.describe_pod(&record));
+        traces::step("NRI RunPodSandbox", &[], told).await.map_err(refused)
     }
 
     /// A pod's containers have stopped and its network and namespaces are still there.
@@ -128,8 +130,8 @@ impl Runtime {
             return Ok(());
         }
         let described = describe::draft(id, &pod.id, config, &draft.resources, &draft.spec);
-        let created =
-            self.inner.nri.create_container(self.describe_pod(pod), described).await.map_err(refused)?;
+        let asked = self.inner.nri.create_container(self.describe_pod(pod), described);
+        let created = traces::step("NRI CreateContainer", &[], asked).await.map_err(refused)?;
         self.make_changes(Changes { own: None, update: created.update, evict: created.evict });
         let devices: Vec<String> =
             created.adjust.cdi_devices.iter().map(|device| device.name.clone()).collect();
@@ -178,7 +180,8 @@ impl Runtime {
         }
         let record = container.record().clone();
         let (pod, described) = (self.pod_of_record(&record), self.describe_container(&record));
-        self.inner.nri.tell_container(event, pod, described).await.map_err(refused)
+        let told = self.inner.nri.tell_container(event, pod, described);
+        traces::step("NRI event", &[("nri.event", &event.as_str_name())], told).await.map_err(refused)
     }
 
     /// [`Runtime::tell_container`], when what plugins object comes too late.
