@@ -40,12 +40,12 @@ check: build-packages test-packages deny
 	$(CARGO) test --locked --workspace
 
 deny:
-	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet --debug cargo-deny
 	$(CARGO) deny --log-level error check bans licenses sources
 	@if $(CARGO) deny --log-level off fetch db 2>/dev/null; then $(CARGO) deny --log-level error check advisories; \
 	 else echo "advisories: skipped: the advisory database cannot be reached from here"; fi
 
-test: check images reproducible
+test: check reproducible
 	CAIRN_CNI_COMPARISON=target/debug/examples/reference $(CAIRN) test out/worker --plain --junit out/worker/test-report.xml
 	$(CAIRN) test out/cloud --plain --junit out/cloud/test-report.xml $(CLOUD_SCENARIOS)
 
@@ -55,7 +55,7 @@ demo: image test-packages
 bench: images test-packages
 	.ci/bench
 
-reproducible: images
+reproducible: cairn
 	.ci/reproducible
 
 build-packages:
