@@ -352,6 +352,19 @@ pub trait Backend: Send + Sync + 'static {
     /// If it is in use.
     fn detach(&self, staged: &Staged) -> Result<(), Fault>;
 
+    /// Whether a staged volume's device is still the volume's: somebody else may have taken it away.
+    fn is_there(&self, staged: &Staged) -> bool {
+        let _ = staged;
+        true
+    }
+
+    /// Whether taking it away may have to wait for a server now. The driver does not do that at its start: the next call for the
+    /// volume does.
+    fn waits(&self, staged: &Staged) -> bool {
+        let _ = staged;
+        false
+    }
+
     /// Makes the node see a volume's new size: a device that is now larger, or files that may take more. The driver then
     /// grows what is on the device.
     ///

@@ -3,6 +3,7 @@
 use crate::{
     backend::Backend,
     error::{During, Fault},
+    filesystem::Unfinished,
     id::VolumeId,
     locks::Locks,
     mount::{Place, Targets},
@@ -24,6 +25,8 @@ pub struct Driver {
     pub(crate) published: Records<Published>,
     /// Volumes on which a file system is being made.
     pub(crate) formatting: Records<VolumeId>,
+    /// The disks of those, for this boot.
+    pub(crate) unfinished: Records<Unfinished>,
 }
 
 impl Driver {
@@ -41,6 +44,7 @@ impl Driver {
             staged: Records::open(run.join("staged"))?,
             published: Records::open(run.join("published"))?,
             formatting: Records::open(config.state.join(name).join("formatting"))?,
+            unfinished: Records::open(run.join("unfinished"))?,
             backend,
         };
         if is_another_boot(&run)? {

@@ -191,6 +191,11 @@ pub fn resize(device: &Path) -> Result<(), Fault> {
         .during(|| format!("resize {}", device.display()))
 }
 
+/// Whether a device's path is a loop device's.
+pub fn is_one(device: &Path) -> bool {
+    device.strip_prefix("/dev").is_ok_and(|name| name.as_os_str().as_encoded_bytes().starts_with(b"loop"))
+}
+
 /// The device behind which `image` is; none, also if there is no image.
 ///
 /// # Errors

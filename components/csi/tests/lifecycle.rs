@@ -161,6 +161,45 @@ async fn a_block_volume_is_a_device() {
     assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
 }
 
+/// Somebody else lets go of a volume's loop device: that is said, and the next stage gives another.
+#[tokio::test]
+async fn a_device_that_somebody_detached_is_missed() {
+    if let Some(reason) = obstacle() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut lab = Lab::new();
+    let capability = block(Mode::SingleNodeWriter);
+    let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
+    let mut clients = lab.clients().await;
+    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
+    clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
+    let request = csi::NodeGetVolumeStatsRequest {
+        volume_id: volume.volume_id.clone(),
+        volume_path: target.clone(),
+        ..Default::default()
+    };
+    let mut asking = clients.clone();
+    let mut condition = async || {
+        let stats = asking.node.node_get_volume_stats(request.clone()).await.unwrap().into_inner();
+        stats.volume_condition.unwrap()
+    };
+    assert!(!condition().await.abnormal);
+    let image = lab.pool().join("volumes").join(&volume.volume_id).join("image");
+    cairn_csi::loopback::detach(&image).unwrap();
+    let seen = condition().await;
+    assert!(seen.abnormal && seen.message.contains("detached"), "{seen:?}");
+    clients.unpublish(&volume.volume_id, &target).await.unwrap();
+    clients.stage(&volume, &staging, &capability).await.unwrap();
+    clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
+    assert!(!condition().await.abnormal);
+    assert_eq!(cairn_csi::loopback::size(Path::new(&target)).unwrap(), 5 << 20);
+    clients.unpublish(&volume.volume_id, &target).await.unwrap();
+    clients.unstage(&volume.volume_id, &staging).await.unwrap();
+    clients.delete(&volume.volume_id).await.unwrap();
+    assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
+}
+
 /// The device of a volume that is half unstaged is soon nobody's, or another volume's.
 #[tokio::test]
 async fn a_volume_half_unstaged_is_not_staged() {

@@ -1,4 +1,4 @@
-//! A daemon's directories, and that its state is its own.
+//! A daemon's directories, and that they are its own.
 
 use crate::lock;
 use std::{
@@ -7,44 +7,58 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why a state directory cannot be had.
+/// Why a directory cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another daemon has it.
-    #[error("another {program} uses {state}: stop it, or give this one a `state` of its own")]
+    #[error("another {program} uses {}: stop it, or give this one a `{key}` of its own", directory.display())]
     Taken {
         /// This program's name.
         program: &'static str,
         /// The directory.
-        state: PathBuf,
+        directory: PathBuf,
+        /// The key of the configuration that names it.
+        key: &'static str,
     },
     /// A directory or the lock file cannot be made or locked.
     #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
 }
 
-/// A state directory that is one daemon's for as long as this lives.
+/// Directories that are one daemon's for as long as this lives.
 #[derive(Debug)]
 pub struct State {
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 impl State {
-    /// Makes the directory of what survives a reboot and that of what does not, and keeps a second daemon from the first.
+    /// Makes the directory of what survives a reboot and that of what does not, and keeps a second daemon from either.
     ///
     /// # Errors
-    /// If another daemon keeps it for two seconds, or something cannot be made.
+    /// If another daemon keeps one of them for two seconds, or something cannot be made.
     pub async fn claim(program: &'static str, state: &Path, run: &Path) -> Result<Self, StateError> {
         for directory in [state, run] {
             fs::create_dir_all(directory).map_err(|error| StateError::Io(directory.to_owned(), error))?;
         }
-        let path = state.join("lock");
-        let failed = |error| StateError::Io(path.clone(), error);
-        let file = lock::open(&path).map_err(failed)?;
-        match lock::patiently(|| lock::take(&file)).await.map_err(failed)? {
-            true => Ok(Self { _lock: file }),
-            false => Err(StateError::Taken { program, state: state.to_owned() }),
+        let mut locks = vec![take(program, state, "state").await?];
+        let real = |directory: &Path| {
+            directory.canonicalize().map_err(|error| StateError::Io(directory.to_owned(), error))
+        };
+        // Both may be one directory.
+        if real(state)? != real(run)? {
+            locks.push(take(program, run, "run").await?);
         }
+        Ok(Self { _locks: locks })
+    }
+}
+
+async fn take(program: &'static str, directory: &Path, key: &'static str) -> Result<File, StateError> {
+    let path = directory.join("lock");
+    let failed = |error| StateError::Io(path.clone(), error);
+    let file = lock::open(&path).map_err(failed)?;
+    match lock::patiently(|| lock::take(&file)).await.map_err(failed)? {
+        true => Ok(file),
+        false => Err(StateError::Taken { program, directory: directory.to_owned(), key }),
     }
 }
 
@@ -53,15 +67,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_state_directory_has_one_owner() {
+    async fn each_directory_has_one_owner() {
         let directory = tempfile::tempdir().unwrap();
-        let (state, run) = (directory.path().join("lib/x"), directory.path().join("run/x"));
-        let held = State::claim("cairn-x", &state, &run).await.unwrap();
-        let refused = State::claim("cairn-x", &state, &run).await.unwrap_err().to_string();
-        assert!(refused.starts_with("another cairn-x uses "), "{refused}");
+        let at = |name: &str| directory.path().join(name);
+        let held = State::claim("cairn-x", &at("lib/x"), &at("run/x")).await.unwrap();
+        for (state, run, taken, key) in
+            [("lib/x", "run/y", "lib/x", "state"), ("lib/y", "run/x", "run/x", "run")]
+        {
+            let refused = State::claim("cairn-x", &at(state), &at(run)).await.unwrap_err().to_string();
+            let taken = at(taken).display().to_string();
+            let text =
+                format!("another cairn-x uses {taken}: stop it, or give this one a `{key}` of its own");
+            assert_eq!(refused, text);
+        }
         drop(held);
-        State::claim("cairn-x", &state, &run).await.unwrap();
-        assert!(run.is_dir());
+        State::claim("cairn-x", &at("lib/x"), &at("run/x")).await.unwrap();
+        let one = State::claim("cairn-x", &at("one"), &at("one")).await.unwrap();
+        assert!(State::claim("cairn-x", &at("two"), &at("one")).await.is_err());
+        drop(one);
     }
 
     #[tokio::test]

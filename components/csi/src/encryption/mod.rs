@@ -19,17 +19,13 @@ mod mapping;
 use crate::{
     backend::Texts,
     capacity::MIB,
-    error::{During, Fault},
+    error::Fault,
     filesystem::{self, Content},
     id::{Secrets, VolumeId},
 };
 use cryptsetup::Header;
 use mapping::Mapping;
-use std::{
-    fs::OpenOptions,
-    io::{Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 /// The context's key, and the StorageClass's parameter.
 pub const PARAMETER: &str = "encryption";
@@ -87,7 +83,7 @@ pub fn open(id: &VolumeId, context: &Texts, secrets: &Secrets, device: PathBuf) 
         Fault::Unavailable(format!("{id}: cryptsetup opened it, and there is no decrypted device"))
     })?;
     if header.label == UNFINISHED {
-        blank(&open).during(|| format!("write {}", open.display()))?;
+        filesystem::blank(&open)?;
         cryptsetup::relabel(&device, FINISHED)?;
     }
     Ok(open)
@@ -127,25 +123,6 @@ fn passphrase<'s>(secrets: &'s Secrets, call: &str) -> Result<&'s str, Fault> {
     })
 }
 
-/// Zeros where [`filesystem::look`] looks.
-fn blank(device: &Path) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).open(device)?;
-    let size = file.seek(SeekFrom::End(0))?;
-    for (start, length) in
-        [(0, filesystem::HEAD.min(size)), (size.saturating_sub(filesystem::TAIL), filesystem::TAIL.min(size))]
-    {
-        file.seek(SeekFrom::Start(start))?;
-        let zeros = vec![0; usize::try_from(MIB).unwrap_or_default()];
-        let mut left = length;
-        while left > 0 {
-            let piece = left.min(MIB);
-            file.write_all(&zeros[..usize::try_from(piece).unwrap_or_default()])?;
-            left -= piece;
-        }
-    }
-    file.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,22 +149,5 @@ mod tests {
         let empty = Secrets::from([(PASSPHRASE.to_owned(), String::new())]);
         assert!(matches!(grow(&id, &texts("luks2"), &empty), Err(Fault::Denied(_))));
         assert_eq!(device.as_file().metadata().unwrap().len(), 0);
-    }
-
-    #[test]
-    fn both_ends_become_blank_and_the_middle_stays() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let size = 3 * filesystem::HEAD;
-        let noise = vec![0x5a; usize::try_from(size).unwrap()];
-        std::fs::write(file.path(), &noise).unwrap();
-        blank(file.path()).unwrap();
-        assert_eq!(filesystem::look(file.path()).unwrap(), Content::Blank);
-        let held = std::fs::read(file.path()).unwrap();
-        assert_eq!(held.len(), noise.len());
-        assert_eq!(held[noise.len() / 2], 0x5a);
-        // A device smaller than what is looked at.
-        std::fs::write(file.path(), [0x5a; 100]).unwrap();
-        blank(file.path()).unwrap();
-        assert_eq!(std::fs::read(file.path()).unwrap(), [0; 100]);
     }
 }

@@ -5,11 +5,12 @@ use crate::{
     capacity::MIB,
     error::{During, Fault},
 };
+use rustix::fs::OFlags;
 use std::{
     fmt,
-    fs::File,
-    io::{Read, Seek, SeekFrom},
-    os::unix::fs::FileTypeExt,
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -25,6 +26,17 @@ pub enum Content {
     Other(&'static str),
 }
 
+const UNKNOWN: &str = "data of an unknown kind";
+const HALF_XFS: &str = "an XFS file system that mkfs.xfs did not finish";
+
+impl Content {
+    /// Whether a mkfs of ours that was cut short may have left it: ext4 gets its mark last, XFS gets its own first, with another
+    /// that it is not done.
+    pub(super) fn may_be_unfinished(&self) -> bool {
+        matches!(self, Self::Other(UNKNOWN | HALF_XFS))
+    }
+}
+
 impl fmt::Display for Content {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -38,9 +50,9 @@ impl fmt::Display for Content {
 
 /// What must be zero at the beginning of a blank device: all known marks but backups are in it (btrfs is the farthest,
 /// at 64 KiB; ZFS labels end at 512 KiB).
-pub(crate) const HEAD: u64 = 4 * MIB;
+const HEAD: u64 = 4 * MIB;
 /// And at its end: backup partition tables, RAID and ZFS labels.
-pub(crate) const TAIL: u64 = MIB;
+const TAIL: u64 = MIB;
 
 /// Marks: offset, bytes, what it is. Only what can be mounted is told apart, and what makes a better message.
 const MARKS: &[(usize, &[u8], Content)] = &[
@@ -61,6 +73,35 @@ const MARKS: &[(usize, &[u8], Content)] = &[
 pub fn look(device: &Path) -> Result<Content, Fault> {
     read(device).during(|| format!("read {}", device.display()))
 }
+
+/// Zeros where [`look`] looks.
+///
+/// # Errors
+/// If the device cannot be written, as one that another has for itself.
+pub(crate) fn blank(device: &Path) -> Result<(), Fault> {
+    write_zeros(device).during(|| format!("make {} blank", device.display()))
+}
+
+fn write_zeros(device: &Path) -> std::io::Result<()> {
+    // Of a device: nobody else has it for himself.
+    let mut file =
+        OpenOptions::new().write(true).custom_flags(OFlags::EXCL.bits().cast_signed()).open(device)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    let zeros = vec![0; usize::try_from(MIB).unwrap_or_default()];
+    for (start, length) in [(0, HEAD.min(size)), (size.saturating_sub(TAIL), TAIL.min(size))] {
+        file.seek(SeekFrom::Start(start))?;
+        let mut left = length;
+        while left > 0 {
+            let piece = left.min(MIB);
+            file.write_all(&zeros[..usize::try_from(piece).unwrap_or_default()])?;
+            left -= piece;
+        }
+    }
+    file.sync_all()
+}
+
+/// Where XFS says that mkfs.xfs is not done (fs/xfs/libxfs/xfs_format.h, `sb_inprogress`).
+const XFS_IN_PROGRESS: usize = 126;
 
 /// What a file system may leave of its device: ext4 does not use an end that is too short for a group of blocks.
 const SLACK: u64 = 4 * MIB;
@@ -112,16 +153,17 @@ fn read(device: &Path) -> std::io::Result<Content> {
     let size = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(0))?;
     let mut head = Vec::new();
-    file.by_ref().take(HEAD).read_to_end(&mut head)?;
+    (&file).take(HEAD).read_to_end(&mut head)?;
     let mark = MARKS.iter().find(|(at, mark, _)| head.get(*at..at + mark.len()) == Some(*mark));
     if let Some((_, _, content)) = mark {
-        return Ok(content.clone());
+        let is_half = *content == Content::FileSystem(FsType::Xfs) && head.get(XFS_IN_PROGRESS) != Some(&0);
+        return Ok(if is_half { Content::Other(HALF_XFS) } else { content.clone() });
     }
     let mut tail = Vec::new();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
     file.take(TAIL).read_to_end(&mut tail)?;
     let blank = size > 0 && head.iter().chain(&tail).all(|&byte| byte == 0);
-    Ok(if blank { Content::Blank } else { Content::Other("data of an unknown kind") })
+    Ok(if blank { Content::Blank } else { Content::Other(UNKNOWN) })
 }
 
 #[cfg(test)]
@@ -134,8 +176,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("image");
         let size = 16 * MIB;
+        let mut half = [0; 127];
+        half[..4].copy_from_slice(b"XFSB");
+        half[XFS_IN_PROGRESS] = 1;
         for (at, bytes, expected) in [
             (0, &b"XFSB"[..], "an XFS file system"),
+            (0, &half, "an XFS file system that mkfs.xfs did not finish"),
             (0x438, &[0x53, 0xef], "an ext4 file system"),
             (512, b"EFI PART", "a partition table"),
             (300_000, b"x", "data of an unknown kind"),
@@ -147,6 +193,21 @@ mod tests {
             file.write_at(bytes, at).unwrap();
             assert_eq!(look(&path).unwrap().to_string(), expected);
         }
+    }
+
+    #[test]
+    fn both_ends_become_blank_and_the_middle_stays() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let noise = vec![0x5a; usize::try_from(3 * HEAD).unwrap()];
+        std::fs::write(file.path(), &noise).unwrap();
+        blank(file.path()).unwrap();
+        assert_eq!(look(file.path()).unwrap(), Content::Blank);
+        let held = std::fs::read(file.path()).unwrap();
+        assert_eq!((held.len(), held[noise.len() / 2]), (noise.len(), 0x5a));
+        // A device smaller than what is looked at.
+        std::fs::write(file.path(), [0x5a; 100]).unwrap();
+        blank(file.path()).unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), [0; 100]);
     }
 
     #[test]

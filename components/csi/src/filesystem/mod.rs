@@ -4,10 +4,12 @@
 
 mod content;
 mod freeze;
+mod unfinished;
 
+pub(crate) use content::blank;
 pub use content::{Content, is_smaller_than_its_device, look};
-pub(crate) use content::{HEAD, TAIL};
 pub use freeze::Frozen;
+pub use unfinished::Unfinished;
 
 use crate::{
     capacity::MIB,

@@ -13,14 +13,18 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::PathBuf,
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 /// Longer than iscsid tries for.
 const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+/// No iscsiadm that lives has its lock for so long.
+const LOCKED: Duration = Duration::from_secs(5);
 /// A way of several is given up soon, for there are others; the only one is waited for.
 const GIVE_UP: (u32, u32) = (5, 120);
 
@@ -37,11 +41,13 @@ const NO_TARGET: i32 = 19;
 #[derive(Debug)]
 pub(super) struct Admin {
     nodes: PathBuf,
+    /// iscsiadm's lock while it reads or writes them: a second link to a file, by which it is made and removed.
+    lock: PathBuf,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { nodes: "/var/lib/iscsi/nodes".into() }
+        Self { nodes: "/var/lib/iscsi/nodes".into(), lock: "/run/lock/iscsi/lock.write".into() }
     }
 }
 
@@ -83,6 +89,71 @@ impl Admin {
         match ended.status.code() {
             Some(0 | NO_OBJECTS) => self.forget(target, portal),
             _ => Err(ended.fault()),
+        }
+    }
+
+    /// Whether there is a record of a way: of a session, or of a login that did not end.
+    pub(super) fn knows(&self, target: &Target, portal: &Portal) -> bool {
+        self.path(target, portal).exists()
+    }
+
+    /// Ends a login that was cut short. iscsid goes on with it when iscsiadm is killed, and its session comes when nobody
+    /// expects it: so it is asked for the login again, says how that ended, and is told to log out.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] if it does not get to an end.
+    pub(super) fn abandon(&self, target: &Target, portal: &Portal) -> Result<(), Fault> {
+        self.end_login(target, portal, PATIENCE, |what| {
+            run(target, portal, what).map(|ended| ended.status.code())
+        })
+    }
+
+    /// [`Self::abandon`], with iscsiadm's exit codes from `ask`.
+    fn end_login(
+        &self,
+        target: &Target,
+        portal: &Portal,
+        patience: Duration,
+        mut ask: impl FnMut(&str) -> Result<Option<i32>, Fault>,
+    ) -> Result<(), Fault> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match ask("--login")? {
+                // There is a session, or there will be one: until then iscsiadm finds nothing to log out.
+                Some(0 | SESSION_EXISTS) if ask("--logout")? == Some(0) => break,
+                Some(0 | SESSION_EXISTS) if Instant::now() < deadline => thread::sleep(PAUSE),
+                Some(0 | SESSION_EXISTS) => {
+                    return Err(Fault::Unavailable(format!(
+                        "{} at {portal}: a login that was cut short does not end",
+                        target.iqn
+                    )));
+                }
+                // It came to nothing.
+                _ => break,
+            }
+        }
+        self.forget(target, portal)
+    }
+
+    /// Removes the lock that an iscsiadm left which was killed: all others would wait for it, and give up after 30 s. One that
+    /// lives has it for a moment.
+    pub(super) fn unlock(&self) -> io::Result<()> {
+        loop {
+            let taken = match fs::metadata(&self.lock) {
+                Ok(link) => UNIX_EPOCH + Duration::from_secs(link.ctime().unsigned_abs()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            // A clock that was set back makes it look young, and it is waited for again.
+            match LOCKED.checked_sub(taken.elapsed().unwrap_or_default()) {
+                Some(left) if !left.is_zero() => thread::sleep(left),
+                _ => break,
+            }
+        }
+        tracing::info!(lock = %self.lock.display(), "an iscsiadm that was killed left its lock: removed");
+        match fs::remove_file(&self.lock) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -175,7 +246,30 @@ fn explained(target: &Target, portal: &Portal, code: Option<i32>, ended: &Ended)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, path::Path};
+
+    fn admin(directory: &Path) -> Admin {
+        Admin { nodes: directory.join("nodes"), lock: directory.join("lock.write") }
+    }
+
+    #[test]
+    fn a_lock_that_nobody_holds_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let admin = admin(root.path());
+        admin.unlock().unwrap();
+        fs::write(root.path().join("lock"), "").unwrap();
+        let take = || fs::hard_link(root.path().join("lock"), &admin.lock).unwrap();
+        take();
+        admin.unlock().unwrap();
+        assert!(!admin.lock.exists() && root.path().join("lock").exists());
+        // Its holder lives after all.
+        take();
+        thread::scope(|scope| {
+            scope.spawn(|| admin.unlock().unwrap());
+            thread::sleep(PAUSE);
+            fs::remove_file(&admin.lock).unwrap();
+        });
+    }
 
     fn target() -> Target {
         let portal = |port| Portal { host: "10.0.2.2".into(), port };
@@ -190,7 +284,7 @@ mod tests {
     #[test]
     fn records_hold_secrets_for_root_alone_and_go_with_the_session() {
         let root = tempfile::tempdir().unwrap();
-        let admin = Admin { nodes: root.path().join("iscsi/nodes") };
+        let admin = admin(&root.path().join("iscsi"));
         let (target, portal) = (target(), &target().portals[1]);
         let chap = Chap { ours: ("node", "s e=c#ret"), theirs: Some(("t", "other")) };
         admin.write(&target, portal, Some(&chap)).unwrap();
@@ -213,6 +307,35 @@ mod tests {
         admin.forget(&target, portal).unwrap();
         admin.forget(&target, portal).unwrap();
         assert_eq!(fs::read_dir(&admin.nodes).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_login_that_was_cut_short_is_ended_and_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let admin = admin(root.path());
+        let (target, portal) = (target(), &target().portals[0]);
+        // Still under way, then logged in; given up by iscsid; done again by the question.
+        for answers in [
+            &[("--login", 15), ("--logout", 21), ("--login", 15), ("--logout", 0)][..],
+            &[("--login", 8)],
+            &[("--login", 0), ("--logout", 0)],
+        ] {
+            admin.write(&target, portal, None).unwrap();
+            assert!(admin.knows(&target, portal));
+            let mut left = answers.iter();
+            let ask = |what: &str| {
+                let (asked, code) = left.next().unwrap();
+                assert_eq!(*asked, what);
+                Ok(Some(*code))
+            };
+            admin.end_login(&target, portal, PATIENCE, ask).unwrap();
+            assert!(!admin.knows(&target, portal) && left.next().is_none());
+        }
+        admin.write(&target, portal, None).unwrap();
+        let endless = |what: &str| Ok(Some(if what == "--login" { 15 } else { 21 }));
+        let fault = admin.end_login(&target, portal, Duration::ZERO, endless).unwrap_err();
+        assert!(matches!(fault, Fault::Unavailable(_)), "{fault}");
+        assert!(admin.knows(&target, portal), "the next call asks again");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use cairn_contract::{
     csi::node_service_capability::rpc::Type as NodeRpc,
     storage::{BackendKind, StorageConfig},
 };
-use std::thread;
+use std::{sync::Arc, thread};
 use sysfs::{Disk, Session, Sysfs};
 use target::{Chap, Portal, Target};
 
@@ -35,7 +35,7 @@ use target::{Chap, Portal, Target};
 #[derive(Debug, Default)]
 struct Iscsi {
     sysfs: Sysfs,
-    admin: Admin,
+    admin: Arc<Admin>,
     /// Targets that are being logged in to or out of: two volumes may share their sessions.
     targets: Locks,
 }
@@ -45,7 +45,15 @@ struct Iscsi {
 /// # Errors
 /// None now.
 pub fn open(_: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
-    Ok(Box::new(Iscsi::default()))
+    let backend = Iscsi::default();
+    let admin = Arc::clone(&backend.admin);
+    // Beside us: it takes some seconds to be sure, and whoever needs the lock waits for it longer than that.
+    thread::spawn(move || {
+        if let Err(error) = admin.unlock() {
+            tracing::warn!("iscsiadm's lock cannot be removed: {error}");
+        }
+    });
+    Ok(Box::new(backend))
 }
 
 const NODE: &[NodeRpc] = &[
@@ -118,6 +126,13 @@ impl Iscsi {
         Ok(disks)
     }
 
+    /// Ways by which a login began and whose end nobody knows: each has a record, and no session.
+    fn cut_short<'t>(&self, target: &'t Target, sessions: &[Session]) -> impl Iterator<Item = &'t Portal> {
+        target.portals.iter().filter(|portal| {
+            !sessions.iter().any(|session| session.portal == **portal) && self.admin.knows(target, portal)
+        })
+    }
+
     /// What there is of a volume now.
     fn present(&self, target: &Target) -> Result<(Vec<Session>, Vec<Disk>), Fault> {
         let sessions = target.taken(&self.sysfs)?;
@@ -172,7 +187,9 @@ impl Backend for Iscsi {
         let Ok(target) = Target::parse(&staged.context) else { return Ok(()) };
         let _held = self.targets.take([target.iqn.as_str()])?;
         let (sessions, disks) = self.present(&target)?;
-        multipath::flush(&self.sysfs, &disks)?;
+        if target.portals.len() > 1 {
+            multipath::flush(&self.sysfs, &disks)?;
+        }
         for disk in &disks {
             self.sysfs.remove(disk)?;
         }
@@ -180,7 +197,15 @@ impl Backend for Iscsi {
         for session in sessions.iter().filter(|session| !self.sysfs.is_used(session)) {
             self.admin.logout(&target, &session.portal)?;
         }
+        for portal in self.cut_short(&target, &sessions) {
+            self.admin.abandon(&target, portal)?;
+        }
         Ok(())
+    }
+
+    fn waits(&self, staged: &Staged) -> bool {
+        let Ok(target) = Target::parse(&staged.context) else { return false };
+        target.taken(&self.sysfs).is_ok_and(|sessions| self.cut_short(&target, &sessions).next().is_some())
     }
 
     fn grow(&self, staged: &Staged, range: CapacityRange) -> Result<(), Fault> {

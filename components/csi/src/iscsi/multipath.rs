@@ -65,15 +65,16 @@ pub(super) fn grow(sysfs: &Sysfs, map: &str) -> Result<(), Fault> {
     tell(&["resize", "map", &name])
 }
 
-/// Takes the device on these disks away; none is fine.
+/// Takes the device on these disks away, and has multipathd forget their unit; that it knows nothing of it is fine.
 ///
 /// # Errors
 /// [`Fault::Precondition`] if it is in use.
 pub(super) fn flush(sysfs: &Sysfs, disks: &[Disk]) -> Result<(), Fault> {
-    let Some(map) = disks.iter().find_map(|disk| map_of(sysfs, disk)) else { return Ok(()) };
+    // Also without a device: it may have been told of the unit and no more.
     for disk in disks {
         run("multipath", &["-w", &disk.node().to_string_lossy()])?;
     }
+    let Some(map) = disks.iter().find_map(|disk| map_of(sysfs, disk)) else { return Ok(()) };
     let name = sysfs.map_name(&map).unwrap_or_else(|| map.clone());
     run("multipath", &["-f", &name])?;
     let deadline = Instant::now() + PATIENCE;

@@ -212,10 +212,15 @@ pub(super) fn until_it_opens(node: &Path, patience: Duration) -> Result<(), Faul
     loop {
         match fs::File::open(node) {
             Ok(_) => return Ok(()),
-            Err(error) if !is_early(&error) => return Err(error).during(|| format!("open {}", node.display())),
+            Err(error) if !is_early(&error) => {
+                return Err(error).during(|| format!("open {}", node.display()));
+            }
             Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
             Err(error) => {
-                return Err(Fault::Unavailable(format!("the unit's disk {} does not open: {error}", node.display())));
+                return Err(Fault::Unavailable(format!(
+                    "the unit's disk {} does not open: {error}",
+                    node.display()
+                )));
             }
         }
     }

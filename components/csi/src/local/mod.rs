@@ -35,7 +35,7 @@ use crate::{
     id::{Name, Secrets, SnapshotId, VolumeId},
     loopback, mount,
     mount::OptionSet,
-    node::Staged,
+    node::{Made, Staged},
 };
 use cairn_contract::{
     csi::{
@@ -356,8 +356,21 @@ impl Backend for Local {
         }
     }
 
+    fn is_there(&self, staged: &Staged) -> bool {
+        match (&staged.made, self.find(&staged.id)) {
+            // A device that is mounted, or has a decrypted one on it, is the kernel's to keep.
+            (Some(Made::Device(device)), Ok((pool, held))) if loopback::is_one(device) => {
+                loopback::find(&pool.image(&held.id)).map_or(true, |found| found.as_ref() == Some(device))
+            }
+            _ => true,
+        }
+    }
+
     fn condition(&self, staged: &Staged) -> Condition {
         match self.find(&staged.id) {
+            Ok(_) if !self.is_there(staged) => Condition::Abnormal(
+                "somebody detached its loop device; unpublish the volume and stage it again".to_owned(),
+            ),
             Ok((pool, held)) => pool.condition(&held),
             Err(fault) => Condition::Abnormal(fault.to_string()),
         }

@@ -25,6 +25,8 @@ use std::{
 
 /// Of the driver's own; volumes' names do not begin with a dot.
 const OWN: &str = ".cairn-csi";
+/// How the names of records end that are being written.
+const ASIDE: &str = ".new";
 
 /// What becomes of a directory when its volume is removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +129,8 @@ impl Shelf {
     pub(super) fn write(&self, below: &SubDir, record: &Record) -> Result<(), Fault> {
         let write = || -> std::io::Result<()> {
             let own = self.descend(Path::new(OWN))?;
-            let (name, aside) = (record_name(below), format!("{}.new", uuid::Uuid::new_v4()));
+            sweep(&own, below)?;
+            let (name, aside) = (record_name(below), aside_name(below));
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
             let mut file = File::from(open_in(&own, Path::new(&aside), flags)?);
             file.write_all(&serde_json::to_vec(record)?)?;
@@ -143,9 +146,10 @@ impl Shelf {
     /// # Errors
     /// If the server fails, or another node still has one of its files open.
     pub(super) fn remove(&self, below: &SubDir) -> Result<(), Fault> {
-        let Some(record) = self.record(below)? else { return Ok(()) };
         let doing = || format!("remove {} on the export", below.as_str());
-        let own = self.descend(Path::new(OWN)).during(doing)?;
+        let Some(own) = absent(self.open(Path::new(OWN))).during(doing)? else { return Ok(()) };
+        sweep(&own, below).during(doing)?;
+        let Some(record) = self.record(below)? else { return Ok(()) };
         match record.on_delete {
             OnDelete::Retain => {}
             OnDelete::Archive => {
@@ -232,6 +236,25 @@ fn digest(below: &SubDir) -> String {
     hex::encode(Sha256::digest(below.as_str()))
 }
 
+/// Removes what a crash left of a volume's records that were being written. Another node that is writing one fails, and is asked
+/// again.
+fn sweep(own: &OwnedFd, below: &SubDir) -> std::io::Result<()> {
+    let of_it = format!("{}.", digest(below));
+    for entry in rustix::fs::Dir::read_from(own)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name.starts_with(of_it.as_bytes()) && name.ends_with(ASIDE.as_bytes()) {
+            unlinkat(own, entry.file_name(), AtFlags::empty()).or_else(gone)?;
+        }
+    }
+    Ok(())
+}
+
+/// Another each time, so that no two nodes write one file.
+fn aside_name(below: &SubDir) -> String {
+    format!("{}.{}{ASIDE}", digest(below), uuid::Uuid::new_v4())
+}
+
 fn record_name(below: &SubDir) -> String {
     format!("{}.json", digest(below))
 }
@@ -277,6 +300,25 @@ mod tests {
         }
         assert!(!at("a/b").exists() && at("kept/file").exists() && at("archived-old-1/file").exists());
         assert_eq!(fs::read_dir(at(OWN)).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_record_goes_with_the_next_call() {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(shelf) = shelf(directory.path()) else { return };
+        let (below, other) = (SubDir::parse("v").unwrap(), SubDir::parse("w").unwrap());
+        let own = directory.path().join(OWN);
+        let left = |below: &SubDir| fs::write(own.join(aside_name(below)), "half").unwrap();
+        let names = || fs::read_dir(&own).unwrap().count();
+        shelf.make(&below, &record("v", "v", OnDelete::Delete), None).unwrap();
+        left(&below);
+        left(&other);
+        shelf.write(&below, &record("v", "v", OnDelete::Retain)).unwrap();
+        assert_eq!(names(), 2, "its record, and what is another's");
+        shelf.remove(&other).unwrap();
+        left(&below);
+        shelf.remove(&below).unwrap();
+        assert_eq!(names(), 0);
     }
 
     #[test]

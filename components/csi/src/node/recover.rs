@@ -52,6 +52,10 @@ impl Driver {
         if used {
             return Ok(());
         }
+        if self.backend.waits(held) {
+            tracing::info!(volume = %held.id, "half-staged: the next call for it removes it");
+            return Ok(());
+        }
         tracing::info!(volume = %held.id, path = %path.display(), "half-staged: removed");
         self.unstage(held)
     }
@@ -60,6 +64,10 @@ impl Driver {
     pub(crate) fn forget_the_boot_before(&self) -> Result<(), Fault> {
         for held in self.published.all() {
             self.published.remove(&publish::key(&held.target))?;
+        }
+        // Disks are numbered anew.
+        for id in self.formatting.all() {
+            self.unfinished.remove(&id.file_name())?;
         }
         for held in self.staged.all() {
             // The inline volumes of pods that are gone, too.

@@ -7,7 +7,7 @@ use crate::{
     driver::Driver,
     encryption,
     error::Fault,
-    filesystem::{self, Content, FsType},
+    filesystem::{self, Content, FsType, Unfinished},
     fs_group,
     id::{Secrets, VolumeId},
     mount::{self, Place, Seen, Tree},
@@ -114,7 +114,11 @@ impl Driver {
             (Content::Blank, _) => {
                 let fs_type = wanted.unwrap_or(FsType::Ext4);
                 self.formatting.put(&key, id.clone())?;
+                if let Some(disk) = Unfinished::on(device) {
+                    self.unfinished.put(&key, disk)?;
+                }
                 filesystem::make(device, fs_type)?;
+                self.unfinished.remove(&key)?;
                 self.formatting.remove(&key)?;
                 Ok(fs_type)
             }
@@ -143,16 +147,27 @@ impl Driver {
         if held.made.is_some() {
             self.staged.put(&held.id.file_name(), Staged { made: None, ..held.clone() })?;
         }
+        self.clear(&held.id)?;
         encryption::close(&held.id, &held.context)?;
         self.backend.detach(held)?;
         self.staged.remove(&held.id.file_name())
+    }
+
+    /// Makes a disk blank again on which a file system was being made, while it is still the same.
+    fn clear(&self, id: &VolumeId) -> Result<(), Fault> {
+        let key = id.file_name();
+        let Some(disk) = self.unfinished.get(&key) else { return Ok(()) };
+        if disk.clear()? {
+            self.formatting.remove(&key)?;
+        }
+        self.unfinished.remove(&key)
     }
 
     /// What a record says is so.
     pub(super) fn is_whole(&self, held: &Staged) -> Result<bool, Fault> {
         Ok(match (&held.made, &held.path) {
             (None, _) => false,
-            (Some(Made::Device(device)), _) => device.exists(),
+            (Some(Made::Device(device)), _) => device.exists() && self.backend.is_there(held),
             (Some(_), None) => true,
             (Some(_), Some(path)) => matches!(self.recorded(path)?.see()?, Seen::Mounted { .. }),
         })

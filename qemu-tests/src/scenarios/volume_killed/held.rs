@@ -23,7 +23,7 @@ const PODS: [&str; 2] = ["first", "second"];
 /// How long a call is repeated for.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between a call that failed and the next; the kubelet begins with half a second.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(500);
 /// In every volume.
 const MARK: &str = "mark";
 
