@@ -3,23 +3,27 @@
 //! - `layers`: an image's layer, plain, gzip or zstd, unpacked beside files that nothing may touch, on a small file system.
 //! - `documents`: manifests, indexes, configurations (and the containers made of them), records of the image store.
 //! - `registries`: `hosts.toml`, Docker's `config.json`, image references, `WWW-Authenticate`, pull secrets.
-//! - `state`: the runtime's records, and the messages of its shims.
+//! - `state`: the runtime's records, and the messages of its shims: as written, and changed.
 //!
 //! What must hold is in `cairn_cri::image::fuzzing` and `cairn_cri::runtime::fuzzing`; here is that memory is bounded.
 
 pub mod memory;
 pub mod script;
+pub mod vary;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use cairn_cri::{
     image::fuzzing::{self, Arena},
     runtime,
 };
+use cairn_streaming_fuzz::random::{Random, mutate};
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     process::geteuid,
     thread::UnshareFlags,
 };
 use std::{io::Write, sync::Mutex};
+use vary::vary;
 
 /// Where layers are unpacked: a file system of its own, in a mount namespace of its own. Scripts know the place.
 const ARENA: &str = "/mnt";
@@ -103,7 +107,34 @@ pub fn registries(data: &[u8]) -> u64 {
     text(data, fuzzing::registry)
 }
 
-/// A record of the state directory, or a shim's message.
+/// A record of the state directory, or a shim's message: see [`record`].
 pub fn state(data: &[u8]) -> u64 {
-    text(data, runtime::fuzzing::state)
+    text(&record(data), runtime::fuzzing::state)
+}
+
+/// A record out of bytes: their text as it is; or what they say as a script of [`runtime::fuzzing::record`], as the daemon
+/// writes it, with some values changed, or with changes in the message of CRI that is in it.
+pub fn record(data: &[u8]) -> Vec<u8> {
+    let Some((mode, rest)) = data.split_first() else { return Vec::new() };
+    if mode & 3 == 0 {
+        return rest.to_vec();
+    }
+    let mut record = runtime::fuzzing::record(rest);
+    // The same bytes, the same changes.
+    let seed =
+        rest.iter().fold(u64::from(*mode), |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    let mut random = Random::new(seed);
+    match mode & 3 {
+        1 => {}
+        2 => vary(&mut record, &mut random),
+        _ => {
+            let message = record["config"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+            if let Some(mut message) = message {
+                let other = message.clone();
+                mutate(&mut random, &mut message, &other);
+                record["config"] = BASE64_STANDARD.encode(message).into();
+            }
+        }
+    }
+    record.to_string().into_bytes()
 }

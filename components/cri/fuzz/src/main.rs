@@ -1,7 +1,7 @@
 //! Fuzzing with any toolchain; see [`runner::main`] for what it takes. Texts are mutated as what they are: values of JSON,
 //! words of the dictionary, and bytes.
 
-use cairn_cri_fuzz::{blob, documents, layers, registries, state};
+use cairn_cri_fuzz::{blob, documents, layers, registries, state, vary::vary};
 use cairn_streaming_fuzz::{
     random::Random,
     runner::{self, Target},
@@ -95,45 +95,6 @@ fn document(random: &mut Random) -> Vec<u8> {
     };
     vary(&mut value, random);
     value.to_string().into_bytes()
-}
-
-/// Changes some values of a document.
-fn vary(document: &mut Value, random: &mut Random) {
-    for _ in 0..random.below(4) {
-        let depth = random.below(6);
-        vary_below(document, depth, random);
-    }
-}
-
-/// Changes a value at most so deep.
-fn vary_below(value: &mut Value, depth: usize, random: &mut Random) {
-    let next = match value {
-        Value::Object(map) if depth > 0 => {
-            let number = random.below(map.len());
-            map.values_mut().nth(number)
-        }
-        Value::Array(list) if depth > 0 => {
-            let number = random.below(list.len());
-            list.get_mut(number)
-        }
-        _ => None,
-    };
-    if let Some(next) = next {
-        return vary_below(next, depth - 1, random);
-    }
-    *value = match random.below(10) {
-        0 => Value::Null,
-        1 => json!(random.next()),
-        2 => json!(u64::MAX),
-        3 => json!(-1),
-        4 => json!("x".repeat(random.below(3000))),
-        5 => json!([value.clone(), value.clone()]),
-        6 => json!({"a": value.clone()}),
-        // Up to three times of three, one in the other.
-        7 => Value::Array(vec![value.clone(); random.below(20)]),
-        8 => json!("\u{0}../é\u{1f980}"),
-        _ => json!(1e308),
-    };
 }
 
 const HOSTS: &str = r#"server = "https://registry.example"
@@ -239,44 +200,13 @@ fn about_registry(random: &mut Random) -> Vec<u8> {
     [&[which], text.as_bytes()].concat()
 }
 
+/// A script of a record, understood in each of the ways; or the record itself, for changes of its text.
 fn of_state(random: &mut Random) -> Vec<u8> {
-    // Messages of CRI, base64: metadata, labels, linux options; and what their bytes may be otherwise.
-    let message = *random.one(&[
-        "",
-        "CgwKAWESAWIaAWMgAQ==",
-        "EgFocgYKAWESAWKKAQQaAhgB",
-        "QgQSAgoA",
-        "////",
-        "CgD/",
-        "QiISICIeCAEQARgBKhgIARoKCICABBAAGICABCIKCICABBAAGICABA==",
-    ]);
-    let mut value = match random.below(6) {
-        0 => {
-            json!({"id": "ab", "config": message, "handler": "", "created_at": 1, "phase": random.one(&["making", "ready", "not_ready", "x"]),
-            "boot": "b", "cgroup": "/x/cairn-ab", "addresses": ["10.0.0.1", "fd00::1"],
-            "attachment": {"name": "n", "version": "1.1.0", "plugins": [{"type": "bridge"}], "capabilities": {}, "arguments": "",
-                "result": {"ips": [{"address": "10.0.0.1/24"}, {"address": "x"}]}}})
-        }
-        1 => {
-            json!({"id": "ab", "sandbox": "cd", "config": message, "created_at": 1, "started_at": random.below(2), "pid": 5,
-            "exit": {"code": 137, "finished_at": 9, "oom_killed": true}, "reason": "", "message": "", "image_id": "sha256:1", "image_ref": "",
-            "stop_signal": 15, "log": "/l", "cgroup": "/x", "resources": {}, "user": [0, 0, [1, 2]], "shares_pids": false})
-        }
-        2 => {
-            json!({"id": random.next(), "request": {"start": {"container": "a", "bundle": "/b", "log": null, "terminal": true, "stdin": false,
-            "exit_file": "/e", "cgroup": "/c", "resources": {"memory_limit": 5}, "kill_rest": false}}})
-        }
-        3 => {
-            json!({"id": 1, "request": random.one(&[json!("inspect"), json!("shutdown"), json!({"signal": {"container": "a", "signal": 9, "all": true}}),
-            json!({"exec_sync": {"container": "a", "command": ["x"], "timeout_ms": u64::MAX}})])})
-        }
-        4 => json!({"reply": {"id": 1, "reply": {"executed": {"code": 0, "stdout": "AA==", "stderr": "!"}}}}),
-        _ => {
-            json!({"event": {"exited": {"container": "a", "exit": {"code": 0, "finished_at": -1, "oom_killed": false}}}})
-        }
-    };
-    vary(&mut value, random);
-    value.to_string().into_bytes()
+    let script: Vec<u8> = (0..random.below(300)).map(|_| random.next() as u8).collect();
+    match random.below(5) {
+        0 => [b"\0", cairn_cri::runtime::fuzzing::record(&script).to_string().as_bytes()].concat(),
+        _ => [&[1 + random.below(3) as u8], script.as_slice()].concat(),
+    }
 }
 
 fn main() -> ExitCode {
