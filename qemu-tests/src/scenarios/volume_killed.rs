@@ -41,9 +41,9 @@ pub(super) static SCENARIO: Scenario = Scenario {
 
 /// For [`ROUNDS`].
 const BUDGET: u32 = 5;
-const ROUNDS: u64 = 20;
+const ROUNDS: u64 = 12;
 /// After so many rounds everything is wound down.
-const CHAPTER: u64 = 10;
+const CHAPTER: u64 = 12;
 const MIB: i64 = 1 << 20;
 const SIZE: i64 = 64 * MIB;
 /// What a unit grows by.

@@ -159,6 +159,7 @@ impl Driver {
         let Some(disk) = self.unfinished.get(&key) else { return Ok(()) };
         if disk.clear()? {
             self.formatting.remove(&key)?;
+            tracing::info!(volume = %id, "the making of its file system was cut short, and is begun anew when it is staged");
         }
         self.unfinished.remove(&key)
     }
