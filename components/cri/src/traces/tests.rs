@@ -10,7 +10,7 @@ use std::{
     sync::Mutex,
     task::{self, Poll},
 };
-use tokio::sync::mpsc::{self, error::TryRecvError};
+use tokio::sync::mpsc;
 use tonic::codegen::{
     Service,
     http::{Request, Response},
@@ -72,11 +72,7 @@ fn value(span: &SpanData, key: &str) -> Option<Value> {
 
 /// The spans that have ended.
 fn ended(spans: &mut mpsc::Receiver<SpanData>) -> Vec<SpanData> {
-    std::iter::from_fn(|| match spans.try_recv() {
-        Ok(span) => Some(span),
-        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-    })
-    .collect()
+    std::iter::from_fn(|| spans.try_recv().ok()).collect()
 }
 
 #[tokio::test]
