@@ -157,13 +157,18 @@ impl Namespace {
                 socket.send(b"hello")?;
                 match socket.recv(&mut buffer) {
                     Ok(length) => return seen(std::str::from_utf8(&buffer[..length]).unwrap()),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempt < 4 => {}
+                    // A socket with a time limit is not asked again after a signal (signal(7)).
+                    Err(error) if is_worth_another(&error) && attempt < 4 => {}
                     Err(error) => return Err(error),
                 }
             }
             unreachable!("the last attempt returns")
         })
     }
+}
+
+fn is_worth_another(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn seen(answer: &str) -> io::Result<IpAddr> {

@@ -50,9 +50,9 @@ async fn commands_have_terminals() {
             assert!(seen.contains("44 111\r\n"), "{name}: {seen:?}");
             // It is the controlling terminal: ^C interrupts what is in the foreground, and only that.
             client.resize.send(TerminalSize { columns: 80, rows: 25 }).await.unwrap();
-            client.say("echo begun; sleep 100\n").await;
+            // Said by what is in the foreground: the shell itself would not mind a ^C that comes before that.
+            client.say("sh -c 'echo begun; exec sleep 100'\n").await;
             client.expect("begun\r\n").await;
-            sleep(Duration::from_millis(300)).await;
             client.say("\u{3}").await;
             client.say("stty size; echo status $?\n").await;
             let seen = client.expect("status 0\r\n").await;
