@@ -47,6 +47,15 @@ async fn staged(
     volume
 }
 
+/// A new volume that is a device of 5 MiB, staged; where that is, and where it may be published.
+async fn raw(lab: &mut Lab) -> (Clients, csi::Volume, csi::VolumeCapability, [String; 2]) {
+    let capability = block(Mode::SingleNodeWriter);
+    let [staging, target] = ["staging", "publish/pod"].map(|name| lab.target(name));
+    let mut clients = lab.clients().await;
+    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
+    (clients, volume, capability, [staging, target])
+}
+
 #[tokio::test]
 async fn files_live_through_restarts() {
     if let Some(reason) = obstacle() {
@@ -120,10 +129,7 @@ async fn a_block_volume_is_a_device() {
         return;
     }
     let mut lab = Lab::new();
-    let capability = block(Mode::SingleNodeWriter);
-    let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
-    let mut clients = lab.clients().await;
-    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
+    let (mut clients, volume, capability, [staging, target]) = raw(&mut lab).await;
     clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
     assert!(fs::metadata(&target).unwrap().file_type().is_block_device());
     let device = fs::OpenOptions::new().read(true).write(true).open(&target).unwrap();
@@ -169,10 +175,7 @@ async fn a_device_that_somebody_detached_is_missed() {
         return;
     }
     let mut lab = Lab::new();
-    let capability = block(Mode::SingleNodeWriter);
-    let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
-    let mut clients = lab.clients().await;
-    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
+    let (mut clients, volume, capability, [staging, target]) = raw(&mut lab).await;
     clients.publish(&volume, &staging, &target, &capability, false).await.unwrap();
     let request = csi::NodeGetVolumeStatsRequest {
         volume_id: volume.volume_id.clone(),
@@ -208,10 +211,7 @@ async fn a_volume_half_unstaged_is_not_staged() {
         return;
     }
     let mut lab = Lab::new();
-    let capability = block(Mode::SingleNodeWriter);
-    let (staging, target) = (lab.target("staging"), lab.target("publish/pod"));
-    let mut clients = lab.clients().await;
-    let volume = staged(&mut clients, "raw", 5 * MIB, &capability, &staging).await;
+    let (clients, volume, capability, [staging, target]) = raw(&mut lab).await;
     let image = lab.pool().join("volumes").join(&volume.volume_id).join("image");
     let device = cairn_csi::loopback::find(&image).unwrap().unwrap();
     // Who has it open holds up the unstage after it let go of the device, and there the driver is killed.

@@ -27,7 +27,10 @@ use cairn_contract::{
     csi::node_service_capability::rpc::Type as NodeRpc,
     storage::{BackendKind, StorageConfig},
 };
-use std::{sync::Arc, thread};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 use sysfs::{Disk, Session, Sysfs};
 use target::{Chap, Portal, Target};
 
@@ -35,9 +38,23 @@ use target::{Chap, Portal, Target};
 #[derive(Debug, Default)]
 struct Iscsi {
     sysfs: Sysfs,
-    admin: Arc<Admin>,
+    admin: Admin,
     /// Targets that are being logged in to or out of: two volumes may share their sessions.
     targets: Locks,
+}
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks again and again until there is an answer; after `patience`, why there was none at last.
+fn patiently<T, E>(patience: Duration, mut look: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match look() {
+            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
 }
 
 /// Opens the backend.
@@ -45,15 +62,13 @@ struct Iscsi {
 /// # Errors
 /// None now.
 pub fn open(_: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
-    let backend = Iscsi::default();
-    let admin = Arc::clone(&backend.admin);
     // Beside us: it takes some seconds to be sure, and whoever needs the lock waits for it longer than that.
-    thread::spawn(move || {
-        if let Err(error) = admin.unlock() {
+    thread::spawn(|| {
+        if let Err(error) = Admin::default().unlock() {
             tracing::warn!("iscsiadm's lock cannot be removed: {error}");
         }
     });
-    Ok(Box::new(backend))
+    Ok(Box::new(Iscsi::default()))
 }
 
 const NODE: &[NodeRpc] = &[

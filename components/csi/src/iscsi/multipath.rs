@@ -3,17 +3,18 @@
 //! multipathd takes no disk by itself (`find_multipaths strict` in `multipath.conf`): it is told of each unit by its WWID.
 //! It is started with the first one, and sees from then on which ways are up.
 
-use super::sysfs::{Disk, Sysfs};
+use super::{
+    patiently,
+    sysfs::{Disk, Sysfs},
+};
 use crate::{error::Fault, program};
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_millis(100);
 /// What multipath's devices are called in the device mapper.
 const PREFIX: &str = "mpath-";
 
@@ -34,21 +35,15 @@ pub(super) fn assemble(sysfs: &Sysfs, disks: &[Disk]) -> Result<PathBuf, Fault> 
             tell(&["add", "path", disk.name()])?;
         }
     }
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match common(sysfs, disks) {
-            Some(map) => return Ok(node(&map)),
-            None if Instant::now() < deadline => thread::sleep(PAUSE),
-            None => {
-                let names: Vec<&str> = disks.iter().map(Disk::name).collect();
-                return Err(Fault::Unavailable(format!(
-                    "multipathd made no device of {} within {} s",
-                    names.join(" and "),
-                    PATIENCE.as_secs()
-                )));
-            }
-        }
-    }
+    let made = patiently(PATIENCE, || common(sysfs, disks).ok_or(()));
+    made.map(|map| node(&map)).map_err(|()| {
+        let names: Vec<&str> = disks.iter().map(Disk::name).collect();
+        Fault::Unavailable(format!(
+            "multipathd made no device of {} within {} s",
+            names.join(" and "),
+            PATIENCE.as_secs()
+        ))
+    })
 }
 
 /// The multipath device on a disk, `dm-3`.
@@ -77,14 +72,9 @@ pub(super) fn flush(sysfs: &Sysfs, disks: &[Disk]) -> Result<(), Fault> {
     let Some(map) = disks.iter().find_map(|disk| map_of(sysfs, disk)) else { return Ok(()) };
     let name = sysfs.map_name(&map).unwrap_or_else(|| map.clone());
     run("multipath", &["-f", &name])?;
-    let deadline = Instant::now() + PATIENCE;
-    while disks.iter().any(|disk| map_of(sysfs, disk).is_some()) {
-        if Instant::now() > deadline {
-            return Err(Fault::Precondition(format!("the multipath device {name} is in use")));
-        }
-        thread::sleep(PAUSE);
-    }
-    Ok(())
+    let is_gone = || disks.iter().all(|disk| map_of(sysfs, disk).is_none());
+    patiently(PATIENCE, || is_gone().then_some(()).ok_or(()))
+        .map_err(|()| Fault::Precondition(format!("the multipath device {name} is in use")))
 }
 
 /// The one device that all of the disks are in.

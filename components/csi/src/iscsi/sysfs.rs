@@ -2,18 +2,19 @@
 //!
 //! Nothing about a session is kept by the driver: what there is stands in /sys, whoever made it, also after a restart.
 
-use super::target::{Portal, Target};
+use super::{
+    patiently,
+    target::{Portal, Target},
+};
 use crate::error::{During, Fault};
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How long the kernel takes to make a device of a unit, or to see its new size.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// /sys, or what stands for it in a test.
 #[derive(Debug, Clone)]
@@ -102,19 +103,8 @@ impl Sysfs {
         let scan = self.0.join("class/scsi_host").join(host).join("scan");
         fs::write(&scan, format!("0 0 {lun}"))
             .during(|| format!("look for unit {lun}: write {}", scan.display()))?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.disk(session, lun) {
-                Some(disk) => return Ok(disk),
-                None if Instant::now() < deadline => thread::sleep(PAUSE),
-                None => {
-                    return Err(Fault::NotFound(format!(
-                        "the target shows no unit {lun} at {}",
-                        session.portal
-                    )));
-                }
-            }
-        }
+        patiently(PATIENCE, || self.disk(session, lun).ok_or(()))
+            .map_err(|()| Fault::NotFound(format!("the target shows no unit {lun} at {}", session.portal)))
     }
 
     /// What identifies the unit behind a disk, the same by every way.
@@ -141,18 +131,18 @@ impl Sysfs {
     /// [`Fault::OutOfRange`] if it is less.
     pub(super) fn rescan(&self, disk: &Disk, bytes: u64) -> Result<(), Fault> {
         let path = self.block(disk).join("device/rescan");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            fs::write(&path, "1").during(|| format!("write {}", path.display()))?;
-            match self.size(&disk.0) {
-                size if size >= bytes => return Ok(()),
-                _ if Instant::now() < deadline => thread::sleep(PAUSE),
-                size => {
-                    return Err(Fault::OutOfRange(format!(
-                        "{bytes} bytes were asked for, and the target's unit has {size}; enlarge it there first"
-                    )));
-                }
-            }
+        let asked = patiently(PATIENCE, || match fs::write(&path, "1") {
+            Ok(()) => match self.size(&disk.0) {
+                size if size >= bytes => Ok(Ok(())),
+                size => Err(size),
+            },
+            Err(error) => Ok(Err(error)),
+        });
+        match asked {
+            Ok(written) => written.during(|| format!("write {}", path.display())),
+            Err(size) => Err(Fault::OutOfRange(format!(
+                "{bytes} bytes were asked for, and the target's unit has {size}; enlarge it there first"
+            ))),
         }
     }
 
@@ -208,20 +198,14 @@ pub(super) fn until_it_opens(node: &Path, patience: Duration) -> Result<(), Faul
         error.kind() == io::ErrorKind::NotFound
             || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NXIO)
     };
-    let deadline = Instant::now() + patience;
-    loop {
-        match fs::File::open(node) {
-            Ok(_) => return Ok(()),
-            Err(error) if !is_early(&error) => {
-                return Err(error).during(|| format!("open {}", node.display()));
-            }
-            Err(_) if Instant::now() < deadline => thread::sleep(PAUSE),
-            Err(error) => {
-                return Err(Fault::Unavailable(format!(
-                    "the unit's disk {} does not open: {error}",
-                    node.display()
-                )));
-            }
+    let opened = patiently(patience, || match fs::File::open(node) {
+        Err(error) if is_early(&error) => Err(error),
+        opened => Ok(opened),
+    });
+    match opened {
+        Ok(opened) => opened.map(drop).during(|| format!("open {}", node.display())),
+        Err(error) => {
+            Err(Fault::Unavailable(format!("the unit's disk {} does not open: {error}", node.display())))
         }
     }
 }
@@ -266,8 +250,8 @@ fn text(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
+    use super::{super::PAUSE, *};
+    use std::{os::unix::fs::symlink, thread};
 
     /// A /sys with two sessions of one target and one of another.
     fn sys() -> (tempfile::TempDir, Sysfs) {
