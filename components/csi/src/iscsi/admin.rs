@@ -37,6 +37,9 @@ const UNREACHABLE: [i32; 4] = [4, 8, 11, 5];
 /// The target does not know this name, or not for us.
 const NO_TARGET: i32 = 19;
 
+/// Extension of a record that is being written.
+const ASIDE: &str = "new";
+
 /// Where iscsiadm keeps its records.
 #[derive(Debug)]
 pub(super) struct Admin {
@@ -135,6 +138,23 @@ impl Admin {
         self.forget(target, portal)
     }
 
+    /// Removes records that were being written when their driver was killed: they have secrets in them. None is being written
+    /// now.
+    pub(super) fn tidy(&self) -> io::Result<()> {
+        let Some(directory) = self.nodes.parent() else { return Ok(()) };
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == ASIDE) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the lock that an iscsiadm left which was killed: all others would wait for it, and give up after 30 s. One that
     /// lives has it for a moment.
     pub(super) fn unlock(&self) -> io::Result<()> {
@@ -168,7 +188,7 @@ impl Admin {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             }
             // iscsiadm takes every file in the directory for a record; so this is beside it.
-            let aside = self.nodes.with_file_name(format!("{}.new", uuid::Uuid::new_v4()));
+            let aside = self.nodes.with_file_name(format!("{}.{ASIDE}", uuid::Uuid::new_v4()));
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
             file.write_all(record(target, portal, chap).as_bytes())?;
             fs::rename(&aside, &path)
@@ -307,6 +327,19 @@ mod tests {
         admin.forget(&target, portal).unwrap();
         admin.forget(&target, portal).unwrap();
         assert_eq!(fs::read_dir(&admin.nodes).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_that_was_being_written_goes_with_the_next_start() {
+        let root = tempfile::tempdir().unwrap();
+        let admin = admin(&root.path().join("iscsi"));
+        admin.tidy().unwrap();
+        let (target, portal) = (target(), &target().portals[0]);
+        admin.write(&target, portal, None).unwrap();
+        let half = admin.nodes.with_file_name("964c21c6-2349-49fe-b591-976baed4aa02.new");
+        fs::write(&half, "# BEGIN RECORD\nnode.session.auth.pass").unwrap();
+        admin.tidy().unwrap();
+        assert!(!half.exists() && admin.knows(&target, portal));
     }
 
     #[test]
