@@ -159,14 +159,19 @@ impl Claim {
 }
 
 impl Guest {
-    /// The node's driver for `kind`.
-    pub fn driver(&self, kind: BackendKind) -> Driver {
+    /// The socket of the node's driver for `kind`.
+    pub fn driver_channel(&self, kind: BackendKind) -> Channel {
         let target = match kind {
             BackendKind::Local => TunnelTarget::CsiLocal,
             BackendKind::Nfs => TunnelTarget::CsiNfs,
             BackendKind::Iscsi => TunnelTarget::CsiIscsi,
         };
-        let channel = tunnel::open(self.management.clone(), target);
+        tunnel::open(self.management.clone(), target)
+    }
+
+    /// The node's driver for `kind`.
+    pub fn driver(&self, kind: BackendKind) -> Driver {
+        let channel = self.driver_channel(kind);
         Driver {
             guest: self.clone(),
             kind,

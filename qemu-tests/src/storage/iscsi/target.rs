@@ -1,9 +1,9 @@
 //! An iSCSI target on the host: tgt over files, behind one gate for each way that a guest has to it.
 
-use super::{gate::Gate, server::Server};
 use crate::{
     error::{Error, Fault},
     qemu::{ports, program},
+    storage::{gate::Gate, server::Server},
 };
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
@@ -98,6 +98,14 @@ impl IscsiTarget {
         Ok(())
     }
 
+    /// Removes a unit with what is in it. Nobody uses it.
+    pub async fn remove(&self, unit: u32) -> Result<(), Fault> {
+        let number = unit.to_string();
+        self.control.run("logicalunit", "delete", &["--tid", TARGET_ID, "--lun", &number]).await?;
+        let file = self.file(unit);
+        std::fs::remove_file(&file).map_err(Fault::io(format!("remove {}", file.display())))
+    }
+
     /// Makes a unit of zero bytes again, as large as it is. Nobody uses it.
     pub fn blank(&self, unit: u32) -> Result<(), Fault> {
         let file = self.file(unit);
@@ -176,5 +184,11 @@ mod tests {
             tokio::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, gate.port())).await.unwrap();
         }
         assert!(target.add(1, 1 << 20).await.unwrap_err().to_string().contains("logicalunit new"));
+        std::fs::write(target.file(1), "something").unwrap();
+        target.remove(1).await.unwrap();
+        assert!(!target.file(1).exists());
+        assert!(target.remove(1).await.is_err());
+        target.add(1, 1 << 20).await.unwrap();
+        assert!(std::fs::read(target.file(1)).unwrap().iter().all(|byte| *byte == 0));
     }
 }
