@@ -48,7 +48,6 @@ deny:
 # With the `cairn` that `check` built: the same program without optimisation, minutes sooner.
 test: check
 	.ci/reproducible target/debug/cairn
-	CAIRN_CNI_COMPARISON=target/debug/examples/reference \
 	target/debug/cairn test out/worker --plain --junit out/worker/test-report.xml
 	target/debug/cairn test out/cloud --plain --junit out/cloud/test-report.xml $(CLOUD_SCENARIOS)
 
