@@ -42,3 +42,4 @@ pub mod program;
 pub mod records;
 pub mod registration;
 pub mod server;
+mod walk;

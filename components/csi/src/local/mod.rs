@@ -180,7 +180,8 @@ impl Backend for Local {
     }
 
     fn recover(&self, staged: &[Staged]) -> Result<(), Fault> {
-        self.pools.iter().try_for_each(|pool| pool.recover(staged))
+        self.pools.iter().for_each(|pool| pool.recover(staged));
+        Ok(())
     }
 
     fn create(&self, wanted: &NewVolume) -> Result<Volume, Fault> {

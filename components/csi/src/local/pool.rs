@@ -15,6 +15,7 @@ use crate::{
     mount::{self, MountOptions, OptionSet, Seen, Targets},
     node::Staged,
     records::sync,
+    walk,
 };
 use cairn_contract::storage::{self, Quota};
 use cairn_daemon::record;
@@ -161,13 +162,14 @@ impl Pool {
         Ok(found)
     }
 
-    /// Removes what a crash left half-made.
-    pub(super) fn recover(&self, staged: &[Staged]) -> Result<(), Fault> {
+    /// Removes what a crash left half-made. What cannot be removed is logged and left for the next start: it is in nobody's
+    /// way.
+    pub(super) fn recover(&self, staged: &[Staged]) {
         let used: BTreeSet<&str> = staged.iter().map(|held| held.id.as_str()).collect();
         for held in self.volumes.all() {
             if held.ephemeral && !used.contains(held.id.as_str()) {
                 tracing::info!(volume = %held.id, "inline volume without a pod: removed");
-                self.delete(&held)?;
+                self.log(self.delete(&held));
             }
         }
         let kept: BTreeSet<PathBuf> = self
@@ -177,20 +179,15 @@ impl Pool {
             .filter(|held| used.contains(held.id.as_str()))
             .map(|held| self.image(&held.id))
             .collect();
-        loopback::detach_below(&self.path, |file| kept.contains(file))?;
+        self.log(loopback::detach_below(&self.path, |file| kept.contains(file)));
         for part in ["new", "trash"] {
-            let directory = self.path.join(part);
-            for entry in fs::read_dir(&directory).during(|| format!("read {}", directory.display()))? {
-                let path = entry.during(|| format!("read {}", directory.display()))?.path();
-                tracing::info!(path = %path.display(), "half-made or half-removed: removed");
-                remove_all(&path)?;
-            }
+            self.log(self.sweep(&self.path.join(part)));
         }
-        // A group of snapshots is whole or not at all.
+        // A group of snapshots is whole or not at all: what was being made or removed has its records in memory only.
         let snapshots = self.snapshots.all();
         for held in snapshots.iter().filter(|held| !held.is_whole(&snapshots)) {
             tracing::info!(snapshot = %held.id, "part of a group that is not whole: removed");
-            self.delete_snapshot(held)?;
+            self.log(self.delete_snapshot(held));
         }
         // A quota that was changed without its record, or the other way round.
         for held in self.volumes.all() {
@@ -200,19 +197,38 @@ impl Pool {
                         tracing::error!(volume = %held.id, "not held to its size: {fault}");
                     }
                 }
-                Kind::Image => {
-                    let image = self.image(&held.id);
-                    if fs::metadata(&image).is_ok_and(|seen| seen.len() < held.bytes) {
-                        let grown = File::options()
-                            .write(true)
-                            .open(&image)
-                            .and_then(|file| file.set_len(held.bytes));
-                        grown.during(|| format!("grow {}", image.display()))?;
-                    }
-                }
+                Kind::Image => self.log(self.grow_image(&held)),
             }
         }
+    }
+
+    fn log(&self, done: Result<(), Fault>) {
+        if let Err(fault) = done {
+            tracing::error!(pool = self.name, "at the start: {fault}");
+        }
+    }
+
+    /// Empties a directory of what is half-made or half-removed, as far as that can be done.
+    fn sweep(&self, directory: &Path) -> Result<(), Fault> {
+        for entry in fs::read_dir(directory).during(|| format!("read {}", directory.display()))? {
+            let path = entry.during(|| format!("read {}", directory.display()))?.path();
+            tracing::info!(path = %path.display(), "half-made or half-removed: removed");
+            self.log(remove_all(&path));
+        }
         Ok(())
+    }
+
+    /// Makes an image as large as its record promises.
+    pub(super) fn grow_image(&self, held: &VolumeRecord) -> Result<(), Fault> {
+        let image = self.image(&held.id);
+        let grown = File::options().write(true).open(&image).and_then(|file| {
+            if file.metadata()?.len() < held.bytes {
+                file.set_len(held.bytes)?;
+                file.sync_all()?;
+            }
+            Ok(())
+        });
+        grown.during(|| format!("grow {}", image.display()))
     }
 
     /// Refuses volumes that this pool cannot have.
@@ -398,15 +414,13 @@ fn limits(held: &VolumeRecord) -> quota::Limit {
     quota::Limit { bytes: held.bytes, files: held.files }
 }
 
-/// Removes a directory or file with all in it; none is fine. Links in it are removed, not followed.
+/// Removes a directory or file with all in it; none is fine.
 fn remove_all(path: &Path) -> Result<(), Fault> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            fs::remove_file(path).during(|| format!("remove {}", path.display()))
-        }
-        removed => removed.during(|| format!("remove {}", path.display())),
-    }
+    let removed = || match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(walk::remove(File::open(parent)?, name)?),
+        _ => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    };
+    removed().during(|| format!("remove {}", path.display()))
 }
 
 /// Mounts a pool's own disk at its path, and makes it into XFS if nothing is on it. Mounted already is fine.

@@ -203,7 +203,7 @@ impl Pool {
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                     made => made.during(|| format!("make {}", to.display()))?,
                 }
-                tree::copy(from, &to).during(|| format!("copy {} to {}", from.display(), to.display()))
+                tree::copy(from, &to, &into.join("links")).during(|| format!("copy {} to {}", from.display(), to.display()))
             }
         }
     }

@@ -318,14 +318,7 @@ impl Pool {
         self.rewrite(&held)?;
         let done = match held.kind {
             Kind::Directory => self.limit_again(&held),
-            Kind::Image => {
-                let image = self.image(&held.id);
-                let grown = File::options().write(true).open(&image).and_then(|file| {
-                    file.set_len(bytes)?;
-                    file.sync_all()
-                });
-                grown.during(|| format!("grow {}", image.display()))
-            }
+            Kind::Image => self.grow_image(&held),
         };
         if let Err(fault) = done {
             held.bytes = before;
