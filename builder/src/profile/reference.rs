@@ -64,9 +64,11 @@ pub fn reference() -> String {
 fn section(page: &mut String, name: &str, schema: &Value, depth: usize) {
     let (title, body) = match entries(schema) {
         Some(entry) => (format!("{name}.<name>"), entry),
-        None => (name.to_owned(), schema),
+        None => (name.to_owned(), list_items(schema).unwrap_or(schema)),
     };
-    let _ = write!(page, "\n{} `[{title}]`\n\n", "#".repeat(depth));
+    let header = if list_items(schema).is_some() { format!("[[{title}]]") } else { format!("[{title}]") };
+    page.truncate(page.trim_end().len());
+    let _ = write!(page, "\n\n{} `{header}`\n\n", "#".repeat(depth));
     let description = description(schema);
     if !description.is_empty() {
         let _ = write!(page, "{description}\n\n");
@@ -78,7 +80,7 @@ fn section(page: &mut String, name: &str, schema: &Value, depth: usize) {
     }
     let (tables, plain): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(_, schema)| is_table(schema));
     if !plain.is_empty() {
-        table(page, &plain, schema);
+        table(page, &plain, body);
     }
     for (field, schema) in tables {
         section(page, &format!("{title}.{field}"), schema, depth + 1);
@@ -88,9 +90,8 @@ fn section(page: &mut String, name: &str, schema: &Value, depth: usize) {
 fn table(page: &mut String, fields: &[(&str, &Value)], parent: &Value) {
     page.push_str("| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
     for (name, schema) in fields {
-        let required = entries(parent).unwrap_or(parent)["required"]
-            .as_array()
-            .is_some_and(|names| names.iter().any(|required| required == name));
+        let required =
+            parent["required"].as_array().is_some_and(|names| names.iter().any(|required| required == name));
         let default =
             schema.get("default").or_else(|| parent["default"].get(*name)).filter(|value| !value.is_null());
         let default = match default {
@@ -127,8 +128,14 @@ fn entries(schema: &Value) -> Option<&Value> {
     by_pattern.or_else(|| schema.get("additionalProperties").filter(|value| value.is_object()))
 }
 
+/// What every item of a list of tables looks like.
+fn list_items(schema: &Value) -> Option<&Value> {
+    Some(&schema["items"]).filter(|items| !properties(items).is_empty())
+}
+
+/// Whether it has a section of its own.
 fn is_table(schema: &Value) -> bool {
-    let fields = !properties(schema).is_empty();
+    let fields = !properties(schema).is_empty() || list_items(schema).is_some();
     fields || entries(schema).is_some_and(|entry| !properties(entry).is_empty())
 }
 
@@ -163,11 +170,6 @@ fn kind(schema: &Value) -> String {
     let words: Vec<String> = names
         .into_iter()
         .map(|name| match name {
-            "array" if !properties(&schema["items"]).is_empty() => {
-                let fields: Vec<String> =
-                    properties(&schema["items"]).into_iter().map(|(name, _)| format!("`{name}`")).collect();
-                format!("list of tables with {}", fields.join(", "))
-            }
             "array" => format!("list of {}", plural(&kind(&schema["items"]))),
             "object" => match entries(schema) {
                 Some(entry) => format!("table of {}", plural(&kind(entry))),

@@ -32,6 +32,14 @@ pub const NEEDS: &[Need] = &[
         modules: &["loop", "quota_v2", "ext4"],
     },
     Need {
+        key: "pools",
+        is_wanted: Storage::has_pool_disks,
+        packages: &["udev"],
+        // Without them no disk has a name that lasts. What is made on it is storage.xfs' need.
+        files: &["/usr/lib/udev/rules.d/60-persistent-storage.rules"],
+        modules: &[],
+    },
+    Need {
         key: "nfs",
         is_wanted: |storage| storage.nfs,
         packages: &["nfs-common"],

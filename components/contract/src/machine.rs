@@ -5,8 +5,9 @@
 //! Every table may be left out: a node without machine config boots, takes its name from DHCP or its MAC
 //! address, its addresses from DHCP and router advertisements, and keeps the management API off.
 
+use crate::storage::{self, Pool};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 /// The document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub struct MachineConfig {
     pub sysctl: BTreeMap<String, String>,
     /// Who the node is to iSCSI targets.
     pub iscsi: Iscsi,
+    /// This machine's disks for local volumes.
+    pub storage: Storage,
 }
 
 /// Identity.
@@ -145,6 +148,16 @@ pub struct Iscsi {
     pub initiator_name: Option<String>,
 }
 
+/// What this machine's CSI driver has that the image's does not: disks differ from machine to machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Places for local volumes, in the place of the image's; the first is the default one. Empty: the image's.
+    pub pools: Vec<Pool>,
+    /// Where the driver's Prometheus metrics are served, in the place of the image's `storage.metrics_address`.
+    pub metrics_address: Option<SocketAddr>,
+}
+
 /// A machine config that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineConfigError {
@@ -210,7 +223,12 @@ impl MachineConfig {
                 "must be an iSCSI name, such as iqn.2026-11.org.example:node-1: lower-case letters, digits, `-`, `.` and `:`, at most 223 characters",
             );
         }
-        Ok(())
+        match storage::mistakes_on_node(&self.storage.pools).first() {
+            Some(storage::Mistake { index, key, problem, fix }) => {
+                bad(format!("storage.pools[{index}].{key}"), &format!("{problem}; {fix}"))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -283,6 +301,12 @@ mod tests {
             ("[cluster]\nendpoint='http://x'\nbootstrap_token='a'\nca=''", "cluster.endpoint"),
             ("[cluster]\nendpoint='https://x'\nbootstrap_token='a'\nca=''", "cluster.bootstrap_token"),
             ("[iscsi]\ninitiator_name='node-1'", "iscsi.initiator_name"),
+            (
+                "[[storage.pools]]\nname='fast'\ndevice='/dev/disk/by-id/a'\n[[storage.pools]]\nname='b'\ndevice='/dev/sdb'",
+                "storage.pools[1].device",
+            ),
+            ("[[storage.pools]]\nname='fast'\ndevise='/dev/sdb'", "devise"),
+            ("[storage]\nmetrics_address='10098'", "metrics_address"),
         ] {
             let message = MachineConfig::parse(text).unwrap_err().to_string();
             assert!(message.contains(expected), "{text}: {message}");

@@ -10,6 +10,8 @@ pub const CSI_RUN: &str = "/run/cairn/csi";
 pub const CSI_STATE: &str = "/var/lib/cairn/csi";
 /// Local volumes on the state disk.
 pub const CSI_POOL: &str = "/var/lib/cairn/volumes";
+/// Where disks with local volumes are mounted, by name of the pool.
+pub const CSI_POOL_DISKS: &str = "/var/lib/cairn/pools";
 /// The kubelet's directory: volumes are mounted below it.
 pub const KUBELET_STATE: &str = "/var/lib/kubelet";
 /// Where the kubelet looks for the sockets of plugins that register.

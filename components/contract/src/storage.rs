@@ -1,6 +1,10 @@
 //! The CSI driver's configuration, `/etc/cairn/csi.toml`: the builder writes it from the profile's `[storage]`,
 //! `cairn-csi --config` reads it. Every field has the default that a node would want.
 
+mod pool;
+
+pub use pool::{Mistake, Pool, Quota, mistakes, mistakes_on_node};
+
 use crate::{
     paths,
     runtime::{LogFormat, LogLevel},
@@ -56,37 +60,6 @@ impl BackendKind {
     }
 }
 
-/// Whether a pool holds its directory volumes to their size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Quota {
-    /// By project quotas; the pool's file system must have them switched on.
-    #[default]
-    Enforced,
-    /// Not at all: a directory volume may fill the pool.
-    Off,
-}
-
-/// A place for local volumes. A StorageClass chooses one by the parameter `pool`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    /// What StorageClasses call it.
-    pub name: String,
-    /// Its directory; everything in it is the driver's.
-    pub path: PathBuf,
-    /// A disk of its own, mounted at `path` by the driver, and made into XFS if it is blank. Absent: `path` is on a
-    /// file system that is mounted already.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<PathBuf>,
-    /// Whether directory volumes are held to their size.
-    #[serde(default)]
-    pub quota: Quota,
-    /// Bytes that all volumes and snapshots may be promised together. Absent: what the file system has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit_bytes: Option<u64>,
-}
-
 /// Configuration of `cairn-csi`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -124,13 +97,7 @@ impl Default for StorageConfig {
             run: paths::CSI_RUN.into(),
             target_roots: vec![paths::KUBELET_STATE.into()],
             plugins_registry: Some(paths::PLUGINS_REGISTRY.into()),
-            pools: vec![Pool {
-                name: "state".to_owned(),
-                path: paths::CSI_POOL.into(),
-                device: None,
-                quota: Quota::Enforced,
-                limit_bytes: None,
-            }],
+            pools: vec![Pool::in_state()],
             log_format: LogFormat::default(),
             log_level: LogLevel::default(),
             metrics_address: None,

@@ -2,7 +2,7 @@
 
 use cairn_contract::{
     paths,
-    storage::{BackendKind, StorageConfig},
+    storage::{self, BackendKind, StorageConfig},
 };
 use cairn_daemon::config::{ConfigError, Form, Key};
 use std::{collections::BTreeSet, path::Path};
@@ -26,7 +26,10 @@ const KEYS: &[Key] = &[
         "Places for local volumes; the first is the default, a StorageClass names another by its parameter `pool`.",
     ),
     ("pools.name", "What StorageClasses call it."),
-    ("pools.path", "Its directory; everything in it is the driver's."),
+    (
+        "pools.path",
+        "Its directory; everything in it is the driver's. Absent: /var/lib/cairn/pools/<name> with a device, /var/lib/cairn/volumes without.",
+    ),
     (
         "pools.device",
         "A disk of its own, mounted there by the driver, made into XFS if it is blank. Absent: the directory is used as it is.",
@@ -74,31 +77,8 @@ fn check(config: &StorageConfig) -> Result<(), String> {
     {
         return Err(format!("target_roots: {} is no absolute path below /", root.display()));
     }
-    let mut names = BTreeSet::new();
-    for pool in &config.pools {
-        let harmless = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-        if pool.name.is_empty() || pool.name.len() > 63 || !pool.name.bytes().all(harmless) {
-            return Err(format!("pools: the name {:?} is not of letters, digits and -", pool.name));
-        }
-        if !names.insert(&pool.name) {
-            return Err(format!("pools: two are called {:?}", pool.name));
-        }
-        if !pool.path.is_absolute() || pool.path.parent().is_none() {
-            return Err(format!("pools: {} is no absolute path below /", pool.path.display()));
-        }
-        if pool.device.as_ref().is_some_and(|device| !device.starts_with("/dev")) {
-            return Err(format!("pools: the device of {:?} is not below /dev", pool.name));
-        }
-        let inside = |other: &Path| other.starts_with(&pool.path) || pool.path.starts_with(other);
-        if config.target_roots.iter().any(|root| inside(root)) {
-            return Err(format!(
-                "pools: {} is where volumes are mounted (target_roots)",
-                pool.path.display()
-            ));
-        }
-        if config.pools.iter().any(|other| other.name != pool.name && inside(&other.path)) {
-            return Err(format!("pools: {} is also another pool's, or in it", pool.path.display()));
-        }
+    if let Some(mistake) = storage::mistakes(&config.pools, &config.target_roots).first() {
+        return Err(mistake.to_string());
     }
     let local = config.backends.contains(&BackendKind::Local);
     if local && config.pools.is_empty() {
@@ -145,7 +125,7 @@ mod tests {
             ("target_roots = ['/']".to_owned(), "below /"),
             (pool("a/b", "/x"), "letters"),
             (pool("a", "x"), "absolute"),
-            (pool("a", "/x") + &pool("a", "/y"), "two are called"),
+            (pool("a", "/x") + &pool("a", "/y"), "two pools are called"),
             (pool("a", "/x") + &pool("b", "/x/y"), "another pool's"),
             (pool("a", "/var/lib/kubelet/x"), "target_roots"),
             (pool("a", "/x") + "device = '/etc/passwd'", "not below /dev"),

@@ -4,9 +4,9 @@
 //! what is wrong can be mended, one that hangs cannot. The report makes `serve` show it, and keeps the node
 //! from being called ready.
 
-use crate::render::{Rendered, render};
+use crate::render::{Rendered, driver, render};
 use crate::{machine_facts, source};
-use cairn_contract::{machine::MachineConfig, paths};
+use cairn_contract::{machine::MachineConfig, paths, storage::StorageConfig};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -35,7 +35,12 @@ pub fn configure() -> Report {
     let initiator = Path::new("/etc/iscsi")
         .exists()
         .then(|| machine_facts::default_initiator(&machine_facts::first_line(Path::new("/etc/machine-id"))));
-    for file in render(&config, &name, initiator.as_deref()) {
+    let mut files = render(&config, &name, initiator.as_deref());
+    match image_storage().and_then(|image| driver(&config.storage, image)) {
+        Ok(changed) => files.extend(changed),
+        Err(problem) => report.problems.push(problem),
+    }
+    for file in files {
         if let Err(error) = write(&file) {
             report.problems.push(format!("cannot write {}: {error}", file.path.display()));
         }
@@ -57,6 +62,16 @@ pub fn configure() -> Report {
         }
     }
     report
+}
+
+/// The CSI driver's configuration as the image has it; none in an image without volumes.
+fn image_storage() -> Result<Option<StorageConfig>, String> {
+    let path = paths::CSI_CONFIG;
+    match fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).map(Some).map_err(|error| format!("cannot read {path}: {error}")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {path}: {error}")),
+    }
 }
 
 /// The config to apply: what was found, or defaults if that is no good.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::format::uki::{Parts, tests::small_stub};
 use crate::profile::value::Size;
+use cairn_contract::storage::Pool;
 
 const LOCKED: &str = "root:!*::0:99999:7:::\ncairn:!*::0:99999:7:::\n";
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\ncairn:x:900:900::/:/usr/sbin/nologin\n";
@@ -267,6 +268,13 @@ fn what_volumes_need_is_looked_for_in_the_tree() {
         let findings = of_storage(&image);
         assert!(findings.len() == 1 && findings[0].contains(expected), "{gone}: {findings:?}");
     }
+    // A pool's disk has its name by udev's rules, and XFS by the profile's storage.xfs.
+    let mut image = with_storage();
+    image.profile.storage.pools = vec![Pool { device: Some("/dev/disk/by-id/a".into()), ..Pool::in_state() }];
+    let findings = of_storage(&image);
+    assert!(findings.len() == 1 && findings[0].contains("60-persistent-storage.rules"), "{findings:?}");
+    image.put("usr/lib/udev/rules.d/60-persistent-storage.rules", 0o644, "");
+    assert_eq!(of_storage(&image), Vec::<String>::new());
     // Nothing is asked of an image without volumes.
     let mut image = with_storage();
     image.profile.storage = crate::profile::model::Storage::default();

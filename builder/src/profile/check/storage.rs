@@ -5,6 +5,11 @@ use super::software::missing_packages;
 use super::{Finding, ProfileCheck, Severity};
 use crate::profile::Resolved;
 use crate::profile::storage::{NEEDS, Need};
+use cairn_contract::{
+    paths,
+    storage::{Mistake, mistakes_on_node},
+};
+use std::net::{Ipv6Addr, SocketAddr};
 
 pub(super) const CHECKS: &[ProfileCheck] = &[
     ProfileCheck {
@@ -55,6 +60,18 @@ pub(super) const CHECKS: &[ProfileCheck] = &[
         rule: "volumes with XFS have mkfs.xfs and the module xfs",
         run: |resolved| missing(resolved, "xfs"),
     },
+    ProfileCheck {
+        id: "storage.pools",
+        severity: Severity::Fatal,
+        rule: "pools are for local volumes; each has a name and a place of its own, and a disk by a name that lasts, with XFS",
+        run: pools,
+    },
+    ProfileCheck {
+        id: "storage.metrics",
+        severity: Severity::Fatal,
+        rule: "the driver's metrics have a driver, and an address that nothing else has",
+        run: metrics,
+    },
 ];
 
 /// The program and the folder of `rootfs/` that every backend needs.
@@ -104,6 +121,58 @@ fn volumes(resolved: &Resolved) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn pools(resolved: &Resolved) -> Vec<Finding> {
+    let storage = &resolved.profile.storage;
+    if !storage.pools.is_empty() && !storage.local {
+        return vec![Finding::new(
+            "storage.pools",
+            "there are no local volumes to be in them",
+            "set storage.local = true, or leave storage.pools out",
+        )];
+    }
+    let mut findings: Vec<Finding> = mistakes_on_node(&storage.pools)
+        .into_iter()
+        .map(|Mistake { index, key, problem, fix }| {
+            Finding::new(format!("storage.pools[{index}].{key}"), problem, fix)
+        })
+        .collect();
+    if storage.has_pool_disks() && !storage.xfs {
+        findings.push(Finding::new(
+            "storage.xfs",
+            "is off, and a blank disk of a pool is made into XFS",
+            "set storage.xfs = true, or let no pool have a device",
+        ));
+    }
+    findings
+}
+
+fn metrics(resolved: &Resolved) -> Vec<Finding> {
+    const KEY: &str = "storage.metrics_address";
+    let profile = &resolved.profile;
+    let Some(address) = profile.storage.metrics_address else { return Vec::new() };
+    if !profile.storage.is_on() {
+        return vec![Finding::new(
+            KEY,
+            "there is no driver: no kind of volume is on",
+            "turn one on in [storage], or leave it out",
+        )];
+    }
+    let meets = |other: SocketAddr| {
+        let everywhere = address.ip().is_unspecified() || other.ip().is_unspecified();
+        other.port() == address.port() && (everywhere || other.ip() == address.ip())
+    };
+    let api = SocketAddr::from((Ipv6Addr::UNSPECIFIED, paths::MANAGEMENT_PORT));
+    let others =
+        [("runtime.metrics_address", profile.runtime.metrics_address), ("the management API", Some(api))];
+    let taken = others.into_iter().find(|(_, other)| other.is_some_and(meets));
+    taken
+        .map(|(other, _)| {
+            Finding::new(KEY, format!("{address} is also that of {other}"), "take another port")
+        })
+        .into_iter()
+        .collect()
 }
 
 /// What the needs of `storage.<key>` find missing in the profile.

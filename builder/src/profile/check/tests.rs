@@ -375,6 +375,51 @@ const CASES: &[Case] = &[
         &["[storage]\nlocal = true\nxfs = true\n[packages]\ninstall = { add = ['xfsprogs'] }"],
     ),
     case(
+        "storage.pools",
+        &[
+            ("[[storage.pools]]\nname = 'a'", "storage.pools"),
+            (
+                "[storage]\nlocal = true\n[[storage.pools]]\nname = 'a'\ndevice = '/dev/disk/by-id/a'",
+                "storage.xfs",
+            ),
+            ("[storage]\nlocal = true\n[[storage.pools]]\nname = 'a b'", "storage.pools[0].name"),
+            (
+                "[storage]\nlocal = true\n[[storage.pools]]\nname = 'a'\npath = '/srv/a'",
+                "storage.pools[0].path",
+            ),
+            (
+                "[storage]\nlocal = true\n[[storage.pools]]\nname = 'a'\nlimit_bytes = 9",
+                "storage.pools[0].limit_bytes",
+            ),
+            (
+                "[packages]\ninstall = { add = ['xfsprogs'] }\n[storage]\nlocal = true\nxfs = true\n[[storage.pools]]\nname = 'a'\ndevice = '/dev/sdb'",
+                "storage.pools[0].device",
+            ),
+            (
+                "[packages]\ninstall = { add = ['xfsprogs'] }\n[storage]\nlocal = true\nxfs = true\n[[storage.pools]]\nname = 'a'\n[[storage.pools]]\nname = 'a'\ndevice = '/dev/disk/by-id/a'",
+                "storage.pools[1].name",
+            ),
+        ],
+        &[
+            "[storage]\nlocal = true\n[[storage.pools]]\nname = 'a'",
+            "[packages]\ninstall = { add = ['xfsprogs'] }\n[storage]\nlocal = true\nxfs = true\n[[storage.pools]]\nname = 'a'\n[[storage.pools]]\nname = 'b'\ndevice = '/dev/disk/by-partlabel/b'",
+        ],
+    ),
+    case(
+        "storage.metrics",
+        &[
+            ("[storage]\nmetrics_address = '127.0.0.1:10098'", "storage.metrics_address"),
+            (
+                "[storage]\nlocal = true\nmetrics_address = '0.0.0.0:10099'\n[runtime]\nmetrics_address = '127.0.0.1:10099'",
+                "storage.metrics_address",
+            ),
+            ("[storage]\nlocal = true\nmetrics_address = '127.0.0.1:50443'", "storage.metrics_address"),
+        ],
+        &[
+            "[storage]\nlocal = true\nmetrics_address = '127.0.0.1:10099'\n[runtime]\nmetrics_address = '127.0.0.2:10099'",
+        ],
+    ),
+    case(
         "disk.budgets",
         &[
             ("[test.budgets]\nroot = '300 MiB'", "test.budgets.root"),

@@ -71,6 +71,7 @@ fn wanted(expected: &dyn serde::de::Expected) -> String {
         "u8" => "an integer from 0 to 255".to_owned(),
         "u16" => "an integer from 0 to 65535".to_owned(),
         "u32" => "an integer from 0 to 4294967295".to_owned(),
+        "u64" => "an integer from 0 on".to_owned(),
         "f64" => "a number".to_owned(),
         _ if text.starts_with("struct ") => "a table".to_owned(),
         _ => text,

@@ -36,7 +36,7 @@ fn every_mistake_in_one_file_names_place_and_fix() {
         ),
         (
             "name = 'a'\n[storage]\nzebra = true",
-            "a.toml:3:1: `storage.zebra`: unknown key `zebra`; known here: local, nfs, iscsi, multipath, encryption, xfs",
+            "a.toml:3:1: `storage.zebra`: unknown key `zebra`; known here: local, nfs, iscsi, multipath, encryption, xfs, pools, metrics_address",
         ),
         (
             "name = 'a'\n[storage]\nnfs = 'yes'",

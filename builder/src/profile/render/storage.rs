@@ -19,6 +19,10 @@ pub(super) fn configuration(profile: &Profile) -> Result<Option<File>, toml::ser
         BackendKind::Iscsi => storage.iscsi,
     };
     let backends = BackendKind::ALL.into_iter().filter(is_on).collect();
-    let config = StorageConfig { backends, ..StorageConfig::default() };
+    let mut config =
+        StorageConfig { backends, metrics_address: storage.metrics_address, ..StorageConfig::default() };
+    if !storage.pools.is_empty() {
+        config.pools.clone_from(&storage.pools);
+    }
     Ok(Some(File::text(paths::CSI_CONFIG, toml::to_string(&config)?)))
 }

@@ -147,3 +147,15 @@ fn the_storage_driver_serves_what_is_on() {
     assert_eq!(config.backends, [BackendKind::Local, BackendKind::Iscsi]);
     assert_eq!(config, StorageConfig { backends: config.backends.clone(), ..StorageConfig::default() });
 }
+
+#[test]
+fn the_storage_driver_is_told_its_pools_and_its_address() {
+    let text = "[storage]\nlocal = true\nmetrics_address = '127.0.0.1:10098'\n[[storage.pools]]\nname = 'fast'\n\
+                device = '/dev/disk/by-id/virtio-fast'\nlimit_bytes = 1073741824\n[[storage.pools]]\nname = 'state'";
+    let text = file(&profile(text), "/etc/cairn/csi.toml").unwrap();
+    let config: cairn_contract::storage::StorageConfig = toml::from_str(&text).unwrap();
+    assert_eq!(config.metrics_address, "127.0.0.1:10098".parse().ok());
+    assert_eq!(config.pools[0].name, "fast");
+    assert_eq!(config.pools[0].limit_bytes, Some(1 << 30));
+    assert_eq!(config.pools[1], cairn_contract::storage::Pool::in_state());
+}

@@ -7,11 +7,13 @@ mod iscsi;
 mod kubelet;
 mod network;
 mod registries;
+mod storage;
 mod system;
 
 use cairn_contract::machine::MachineConfig;
 use std::path::PathBuf;
 
+pub use storage::driver;
 pub use system::{API_CERTIFICATE, API_CLIENT_CA, API_KEY};
 
 /// Mode of files that everyone may read.
