@@ -202,8 +202,14 @@ pub trait Backend: Send + Sync + 'static {
     /// [`Fault::Invalid`], saying which can be had.
     fn accepts(&self, access: &Access) -> Result<(), Fault>;
 
-    /// Undoes what a crash left half-made. `staged` are the volumes that are in use on this node; it is called once,
-    /// before any other call.
+    /// The volumes that have a record on this node when the driver starts, half-made ones too; it is called once, before any
+    /// other call.
+    fn remember(&self, staged: &[Staged]) {
+        let _ = staged;
+    }
+
+    /// Undoes what a crash left half-made. `staged` are the volumes that are in use on this node; it is called once, when
+    /// those that were half-brought are taken away.
     ///
     /// # Errors
     /// If the driver cannot serve in this state.

@@ -4,7 +4,8 @@
 //! and no state of the driver's: a record for open-iscsi is made from the volume's context and secrets ([`admin`]), the kernel
 //! knows which sessions and disks there are ([`sysfs`]), and several ways to one unit are one device of dm-multipath
 //! ([`multipath`]). A session is logged out when its last disk is taken away. It is the kernel's, so it lives on while
-//! the driver is away, and the next driver finds it.
+//! the driver is away, and the next driver finds it. A disk is taken away only when no other volume of this node is the
+//! same unit ([`users`]) and nobody uses it.
 //!
 //! Making and removing units is the target's affair: no Controller service is offered.
 
@@ -12,6 +13,7 @@ mod admin;
 mod multipath;
 mod sysfs;
 mod target;
+mod users;
 
 use crate::{
     access::{Access, AccessType},
@@ -33,6 +35,7 @@ use std::{
 };
 use sysfs::{Disk, Session, Sysfs};
 use target::{Chap, Portal, Target};
+use users::Users;
 
 /// The backend.
 #[derive(Debug, Default)]
@@ -41,6 +44,8 @@ struct Iscsi {
     admin: Admin,
     /// Targets that are being logged in to or out of: two volumes may share their sessions.
     targets: Locks,
+    /// The volumes of this node; changed with the target's lock held.
+    users: Users,
 }
 
 /// Between two looks.
@@ -62,6 +67,9 @@ fn patiently<T, E>(patience: Duration, mut look: impl FnMut() -> Result<T, E>) -
 /// # Errors
 /// None now.
 pub fn open(_: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
+    if let Err(error) = Admin::default().tidy() {
+        tracing::warn!("records of iscsiadm that were being written cannot be removed: {error}");
+    }
     // Beside us: it takes some seconds to be sure, and whoever needs the lock waits for it longer than that.
     thread::spawn(|| {
         if let Err(error) = Admin::default().unlock() {
@@ -141,18 +149,21 @@ impl Iscsi {
         Ok(disks)
     }
 
-    /// Ways by which a login began and whose end nobody knows: each has a record, and no session.
-    fn cut_short<'t>(&self, target: &'t Target, sessions: &[Session]) -> impl Iterator<Item = &'t Portal> {
-        target.portals.iter().filter(|portal| {
-            !sessions.iter().any(|session| session.portal == **portal) && self.admin.knows(target, portal)
-        })
+    /// The unit's disks now, each with the session that brings it.
+    fn present(&self, target: &Target) -> Result<Vec<(Session, Option<Disk>)>, Fault> {
+        let with_disk = |session: Session| {
+            let disk = self.sysfs.disk(&session, target.lun);
+            (session, disk)
+        };
+        Ok(target.taken(&self.sysfs)?.into_iter().map(with_disk).collect())
     }
 
-    /// What there is of a volume now.
-    fn present(&self, target: &Target) -> Result<(Vec<Session>, Vec<Disk>), Fault> {
+    /// Ways by which a login began and whose end nobody knows: each has a record, and no session.
+    fn cut_short<'t>(&self, target: &'t Target) -> Result<Vec<&'t Portal>, Fault> {
         let sessions = target.taken(&self.sysfs)?;
-        let disks = sessions.iter().filter_map(|session| self.sysfs.disk(session, target.lun)).collect();
-        Ok((sessions, disks))
+        let has_session = |portal: &Portal| sessions.iter().any(|session| session.portal == *portal);
+        let ways = target.portals.iter();
+        Ok(ways.filter(|portal| !has_session(portal) && self.admin.knows(target, portal)).collect())
     }
 }
 
@@ -185,14 +196,24 @@ impl Backend for Iscsi {
         }
     }
 
+    fn remember(&self, staged: &[Staged]) {
+        for held in staged {
+            if let Ok(target) = Target::parse(&held.context) {
+                self.users.add(&held.id, &target);
+            }
+        }
+    }
+
     fn attach(&self, wanted: &Attachment<'_>) -> Result<Source, Fault> {
         let target = Target::parse(wanted.context)?;
         let chap = target.chap(wanted.secrets)?;
         let _held = self.targets.take([target.iqn.as_str()])?;
+        self.users.add(wanted.id, &target);
         let sessions = self.sessions(&target, chap.as_ref())?;
         let disks = self.disks(&target, &sessions)?;
         match (target.portals.len(), disks.as_slice()) {
-            (1, [disk]) => Ok(Source::Device(disk.node())),
+            // Another volume may have come by several ways to the same unit.
+            (1, [disk]) if multipath::map_of(&self.sysfs, disk).is_none() => Ok(Source::Device(disk.node())),
             _ => multipath::assemble(&self.sysfs, &disks).map(Source::Device),
         }
     }
@@ -201,31 +222,47 @@ impl Backend for Iscsi {
         // A context that makes no sense never brought anything.
         let Ok(target) = Target::parse(&staged.context) else { return Ok(()) };
         let _held = self.targets.take([target.iqn.as_str()])?;
-        let (sessions, disks) = self.present(&target)?;
-        if target.portals.len() > 1 {
-            multipath::flush(&self.sysfs, &disks)?;
+        let others = self.users.others(&staged.id, &target);
+        let present = self.present(&target)?;
+        let disks: Vec<&Disk> = present.iter().filter_map(|(_, disk)| disk.as_ref()).collect();
+        let has_map = disks.iter().any(|disk| multipath::map_of(&self.sysfs, disk).is_some());
+        match others.share(target.lun) {
+            false if has_map || target.portals.len() > 1 => multipath::flush(&self.sysfs, &disks)?,
+            // No device came of it, since another volume has the unit's disk as it is.
+            true if !has_map && target.portals.len() > 1 => multipath::forget(&disks)?,
+            _ => {}
         }
-        for disk in &disks {
+        for (session, disk) in &present {
+            let Some(disk) = disk else { continue };
+            if others.share_by(target.lun, &session.portal) {
+                tracing::info!(volume = %staged.id, disk = disk.name(), "stays: another volume is the same unit");
+                continue;
+            }
+            multipath::leave(&self.sysfs, disk)?;
             self.sysfs.remove(disk)?;
         }
-        // Other volumes may come by the same session.
-        for session in sessions.iter().filter(|session| !self.sysfs.is_used(session)) {
-            self.admin.logout(&target, &session.portal)?;
+        for (session, _) in &present {
+            if !self.sysfs.is_used(session) && !others.go_by(&session.portal) {
+                self.admin.logout(&target, &session.portal)?;
+            }
         }
-        for portal in self.cut_short(&target, &sessions) {
-            self.admin.abandon(&target, portal)?;
+        for portal in self.cut_short(&target)? {
+            if !others.go_by(portal) {
+                self.admin.abandon(&target, portal)?;
+            }
         }
+        self.users.remove(&staged.id);
         Ok(())
     }
 
     fn waits(&self, staged: &Staged) -> bool {
         let Ok(target) = Target::parse(&staged.context) else { return false };
-        target.taken(&self.sysfs).is_ok_and(|sessions| self.cut_short(&target, &sessions).next().is_some())
+        self.cut_short(&target).is_ok_and(|ways| !ways.is_empty())
     }
 
     fn grow(&self, staged: &Staged, range: CapacityRange) -> Result<(), Fault> {
         let target = Target::parse(&staged.context)?;
-        let (_, disks) = self.present(&target)?;
+        let disks: Vec<Disk> = self.present(&target)?.into_iter().filter_map(|(_, disk)| disk).collect();
         let bytes = range.required.unwrap_or_default();
         for disk in &disks {
             self.sysfs.rescan(disk, bytes)?;
@@ -249,5 +286,43 @@ impl Backend for Iscsi {
             Ok((up, all)) => Condition::Abnormal(format!("{up} of {all} ways to the target are up")),
             Err(fault) => Condition::Abnormal(fault.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{access::AccessMode, id::VolumeId};
+    use std::fs;
+
+    fn staged(id: &str, iqn: &str, lun: &str) -> Staged {
+        let entries = [("iqn", iqn), ("lun", lun), ("targetPortal", "10.0.2.2")];
+        Staged {
+            id: VolumeId::parse(id).unwrap(),
+            path: None,
+            access: Access { mode: AccessMode::SingleNodeWriter, kind: AccessType::Block },
+            context: entries.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            publish: Default::default(),
+            made: None,
+        }
+    }
+
+    #[test]
+    fn a_disk_that_two_volumes_name_goes_with_the_last() {
+        let (root, sysfs) = sysfs::tests::sys();
+        let deleted = root.path().join("block/sdzzz/device/delete");
+        let is_deleted = || !fs::read_to_string(&deleted).unwrap().is_empty();
+        let iscsi = Iscsi { sysfs, ..Default::default() };
+        let unit = |id: &str| staged(id, "iqn.2026-11.test:b", "1");
+        // The driver was started anew while both were there.
+        iscsi.remember(&[unit("a"), unit("b")]);
+        iscsi.detach(&unit("b")).unwrap();
+        assert!(!is_deleted(), "the other volume has lost its disk");
+        // One that never came to anything, and one on another unit.
+        iscsi.detach(&unit("c")).unwrap();
+        iscsi.detach(&staged("d", "iqn.2026-11.test:b", "2")).unwrap();
+        assert!(!is_deleted());
+        iscsi.detach(&unit("a")).unwrap();
+        assert!(is_deleted());
     }
 }

@@ -15,6 +15,10 @@ use std::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long somebody who only looks may have a device open.
+const LETTING_GO: Duration = Duration::from_secs(5);
+/// udevadm(8): waits until udev has nothing more to do.
+const SETTLE: &[&str] = &["settle", "--timeout=20"];
 /// What multipath's devices are called in the device mapper.
 const PREFIX: &str = "mpath-";
 
@@ -28,7 +32,7 @@ pub(super) fn assemble(sysfs: &Sysfs, disks: &[Disk]) -> Result<PathBuf, Fault> 
     }
     start()?;
     // multipath goes by the serial numbers that udev reads from new disks.
-    run("udevadm", &["settle", "--timeout=20"])?;
+    run("udevadm", SETTLE)?;
     for disk in disks {
         if map_of(sysfs, disk).is_none() {
             run("multipath", &["-a", &disk.node().to_string_lossy()])?;
@@ -64,17 +68,49 @@ pub(super) fn grow(sysfs: &Sysfs, map: &str) -> Result<(), Fault> {
 ///
 /// # Errors
 /// [`Fault::Precondition`] if it is in use.
-pub(super) fn flush(sysfs: &Sysfs, disks: &[Disk]) -> Result<(), Fault> {
+pub(super) fn flush(sysfs: &Sysfs, disks: &[&Disk]) -> Result<(), Fault> {
     // Also without a device: it may have been told of the unit and no more.
-    for disk in disks {
-        run("multipath", &["-w", &disk.node().to_string_lossy()])?;
-    }
+    forget(disks)?;
     let Some(map) = disks.iter().find_map(|disk| map_of(sysfs, disk)) else { return Ok(()) };
     let name = sysfs.map_name(&map).unwrap_or_else(|| map.clone());
-    run("multipath", &["-f", &name])?;
+    // udev reads from a device that is new or was written to, and tells multipathd of it: let it come to its end first.
+    let _ = run("udevadm", SETTLE);
     let is_gone = || disks.iter().all(|disk| map_of(sysfs, disk).is_none());
+    until_gone(&name, LETTING_GO, is_gone, || run("multipath", &["-f", &name]))
+}
+
+/// Has a device taken away by `flush` again and again: multipath refuses what anybody has open, if for a moment.
+fn until_gone(
+    name: &str,
+    patience: Duration,
+    is_gone: impl Fn() -> bool,
+    mut flush: impl FnMut() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let flushed = patiently(patience, || if is_gone() { Ok(()) } else { flush() });
+    flushed
+        .map_err(|fault| Fault::Precondition(format!("the multipath device {name} is in use: {fault}")))?;
     patiently(PATIENCE, || is_gone().then_some(()).ok_or(()))
         .map_err(|()| Fault::Precondition(format!("the multipath device {name} is in use")))
+}
+
+/// Has multipathd forget the unit of these disks; that it knows nothing of it is fine.
+///
+/// # Errors
+/// multipath's.
+pub(super) fn forget(disks: &[&Disk]) -> Result<(), Fault> {
+    disks.iter().try_for_each(|disk| run("multipath", &["-w", &disk.node().to_string_lossy()]))
+}
+
+/// Takes a disk out of its device, which goes on with its other ways; that it is in none is fine.
+///
+/// # Errors
+/// multipathd's; [`Fault::Precondition`] if the device does not let go of it.
+pub(super) fn leave(sysfs: &Sysfs, disk: &Disk) -> Result<(), Fault> {
+    let Some(map) = map_of(sysfs, disk) else { return Ok(()) };
+    tell(&["del", "path", disk.name()])?;
+    patiently(PATIENCE, || map_of(sysfs, disk).is_none().then_some(()).ok_or(())).map_err(|()| {
+        Fault::Precondition(format!("the multipath device {map} does not let go of {}", disk.name()))
+    })
 }
 
 /// The one device that all of the disks are in.
@@ -99,4 +135,28 @@ fn tell(words: &[&str]) -> Result<(), Fault> {
 
 fn run(name: &str, words: &[&str]) -> Result<(), Fault> {
     program::run(Command::new(name).args(words), b"", PATIENCE)?.success().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, io};
+
+    #[test]
+    fn a_device_that_somebody_looks_at_is_taken_away_a_moment_later() {
+        let in_use =
+            || Err(Fault::Io { what: "multipath".to_owned(), source: io::Error::other("map in use") });
+        let (asked, gone) = (Cell::new(0), Cell::new(false));
+        let flush = || {
+            asked.set(asked.get() + 1);
+            gone.set(asked.get() == 3);
+            if gone.get() { Ok(()) } else { in_use() }
+        };
+        until_gone("m", PATIENCE, || gone.get(), flush).unwrap();
+        assert_eq!(asked.get(), 3);
+        // It went although multipath said no.
+        until_gone("m", Duration::ZERO, || true, in_use).unwrap();
+        let fault = until_gone("m", Duration::ZERO, || false, in_use).unwrap_err();
+        assert!(matches!(&fault, Fault::Precondition(text) if text.contains("map in use")), "{fault}");
+    }
 }

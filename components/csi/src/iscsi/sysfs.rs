@@ -7,6 +7,10 @@ use super::{
     target::{Portal, Target},
 };
 use crate::error::{During, Fault};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::Errno,
+};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -15,6 +19,9 @@ use std::{
 
 /// How long the kernel takes to make a device of a unit, or to see its new size.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long whoever unmounted a disk may still have it: the kernel lets go of it a moment later.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// /sys, or what stands for it in a test.
 #[derive(Debug, Clone)]
@@ -146,17 +153,32 @@ impl Sysfs {
         }
     }
 
-    /// Takes a disk away from the kernel; nothing uses it.
+    /// Takes a disk away from the kernel, which does not ask whether it is in use.
     ///
     /// # Errors
-    /// The kernel's.
+    /// [`Fault::Precondition`] if it is; the kernel's.
     pub(super) fn remove(&self, disk: &Disk) -> Result<(), Fault> {
+        patiently(LETTING_GO, || self.use_of(disk).map_or(Ok(()), Err)).map_err(|used| {
+            Fault::Precondition(format!("the unit's disk {} {used}, and is left as it is", disk.0))
+        })?;
         let path = self.block(disk).join("device/delete");
         match fs::write(&path, "1") {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).during(|| format!("write {}", path.display()))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What a disk is used for, if anything.
+    fn use_of(&self, disk: &Disk) -> Option<String> {
+        let holders = names(&self.block(disk).join("holders")).unwrap_or_default();
+        match holders.first() {
+            Some(holder) => Some(format!("is part of {holder}")),
+            None if is_claimed(&disk.node()) => {
+                Some("is mounted, or claimed by a program of the node".to_owned())
+            }
+            None => None,
         }
     }
 
@@ -210,6 +232,13 @@ pub(super) fn until_it_opens(node: &Path, patience: Duration) -> Result<(), Faul
     }
 }
 
+/// Whether somebody has a device, or a part of it, for himself alone: a mount, a device made of it, an exclusive program (open(2),
+/// `O_EXCL` without `O_CREAT`).
+fn is_claimed(node: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    matches!(open(node, flags, Mode::empty()), Err(Errno::BUSY))
+}
+
 /// Directories of a session's units: `…/target2:0:0/2:0:0:1`.
 fn units(session: &Path) -> Vec<PathBuf> {
     let targets = names(session).unwrap_or_default().into_iter().filter(|name| name.starts_with("target"));
@@ -249,12 +278,13 @@ fn text(path: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{super::PAUSE, *};
+    use crate::loopback;
     use std::{os::unix::fs::symlink, thread};
 
     /// A /sys with two sessions of one target and one of another.
-    fn sys() -> (tempfile::TempDir, Sysfs) {
+    pub(in super::super) fn sys() -> (tempfile::TempDir, Sysfs) {
         let root = tempfile::tempdir().unwrap();
         let put = |path: &str, text: &str| {
             let path = root.path().join(path);
@@ -279,6 +309,8 @@ mod tests {
         }
         put("devices/platform/host1/session1/target1:0:0/1:0:0:7/block/sda/x", "");
         put("devices/platform/host1/session1/target1:0:0/power/x", "");
+        put("devices/platform/host3/session3/target3:0:0/3:0:0:1/block/sdzzz/x", "");
+        put("block/sdzzz/device/delete", "");
         put("block/sda/size", "2048\n");
         put("block/sda/device/wwid", "naa.5\n");
         put("block/sda/device/rescan", "");
@@ -308,6 +340,30 @@ mod tests {
         sysfs.rescan(&disk, 1 << 20).unwrap();
         assert_eq!(sysfs.sessions("iqn.2026-11.test:none").unwrap(), []);
         assert_eq!(Sysfs("/no/such".into()).sessions("iqn.2026-11.test:a").unwrap(), []);
+    }
+
+    #[test]
+    fn a_disk_in_use_is_not_taken_away() {
+        let (root, sysfs) = sys();
+        let (held, free) = (Disk("sda".to_owned()), Disk("sdzzz".to_owned()));
+        assert_eq!(sysfs.use_of(&held).as_deref(), Some("is part of dm-3"));
+        assert_eq!(sysfs.use_of(&free), None);
+        sysfs.remove(&free).unwrap();
+        assert_eq!(fs::read_to_string(root.path().join("block/sdzzz/device/delete")).unwrap(), "1");
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
+            println!("skipped: needs root and loop devices");
+            return;
+        }
+        let image = root.path().join("image");
+        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        let device = loopback::attach(&image, false).unwrap();
+        assert!(!is_claimed(&device));
+        let flags = OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC;
+        let claim = open(&device, flags, Mode::empty()).unwrap();
+        assert!(is_claimed(&device));
+        drop(claim);
+        assert!(!is_claimed(&device));
+        loopback::detach(&image).unwrap();
     }
 
     #[test]

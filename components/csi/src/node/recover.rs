@@ -7,6 +7,7 @@ impl Driver {
     /// Removes what a crash left half-made: the kubelet asks again for what it wants. Whole volumes stay as they are.
     /// What cannot be removed keeps its record, and the driver serves.
     pub(crate) fn recover(&self) -> Result<(), Fault> {
+        self.backend.remember(&self.staged.all());
         for held in self.published.all() {
             if let Err(fault) = self.recover_published(&held) {
                 tracing::warn!(volume = %held.id, target = %held.target.display(), "half-published: {fault}");
@@ -69,6 +70,7 @@ impl Driver {
         for id in self.formatting.all() {
             self.unfinished.remove(&id.file_name())?;
         }
+        self.headers.clear()?;
         for held in self.staged.all() {
             // The inline volumes of pods that are gone, too.
             match held.path {
