@@ -27,6 +27,8 @@ pub struct Driver {
     pub(crate) formatting: Records<VolumeId>,
     /// The disks of those, for this boot.
     pub(crate) unfinished: Records<Unfinished>,
+    /// Disks on which the header of an encrypted volume is being made, likewise.
+    pub(crate) headers: Records<Unfinished>,
 }
 
 impl Driver {
@@ -45,6 +47,7 @@ impl Driver {
             published: Records::open(run.join("published"))?,
             formatting: Records::open(config.state.join(name).join("formatting"))?,
             unfinished: Records::open(run.join("unfinished"))?,
+            headers: Records::open(run.join("headers"))?,
             backend,
         };
         if is_another_boot(&run)? {

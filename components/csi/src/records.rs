@@ -19,10 +19,11 @@ pub struct Records<T> {
 }
 
 impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
-    /// Reads the records in `directory`, which is made if absent. What a crash left beside them is removed.
+    /// Reads the records in `directory`, which is made if absent. What a crash left beside them is removed. A record that
+    /// cannot be read is kept aside (`<key>.damaged`) and named in the log: what it was of is not known, all else is.
     ///
     /// # Errors
-    /// If the directory or a record in it cannot be read.
+    /// If the directory cannot be read.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, Fault> {
         let directory = directory.into();
         fs::create_dir_all(&directory).during(|| format!("make {}", directory.display()))?;
@@ -31,10 +32,11 @@ impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
             let path = entry.during(|| format!("read {}", directory.display()))?.path();
             match path.extension().and_then(|end| end.to_str()) {
                 Some("json") => {
-                    let loaded =
-                        record::load(&path).during(|| format!("read the record {}", path.display()))?;
                     let key = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-                    held.extend(loaded.map(|loaded| (key.to_owned(), loaded)));
+                    match record::load(&path) {
+                        Ok(loaded) => held.extend(loaded.map(|loaded| (key.to_owned(), loaded))),
+                        Err(error) => keep_aside(&path, &error)?,
+                    }
                 }
                 Some("new") => {
                     fs::remove_file(&path).during(|| format!("remove {}", path.display()))?;
@@ -79,6 +81,15 @@ impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
         Ok(())
     }
 
+    /// Removes all records.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn clear(&self) -> Result<(), Fault> {
+        let keys: Vec<String> = self.lock().keys().cloned().collect();
+        keys.iter().try_for_each(|key| self.remove(key))
+    }
+
     /// Removes a record; none is fine.
     ///
     /// # Errors
@@ -95,6 +106,12 @@ impl<T: Serialize + DeserializeOwned + Clone> Records<T> {
         self.lock().remove(key);
         Ok(())
     }
+}
+
+fn keep_aside(path: &Path, why: &io::Error) -> Result<(), Fault> {
+    let aside = path.with_extension("damaged");
+    tracing::error!(path = %aside.display(), "a record cannot be read and is kept aside: {why}");
+    fs::rename(path, &aside).during(|| format!("rename {} to {}", path.display(), aside.display()))
 }
 
 /// Flushes a directory: names made in it, or removed, are so after a power cut, too.
@@ -124,5 +141,23 @@ mod tests {
         let again: Records<u32> = Records::open(directory.path().join("r")).unwrap();
         assert_eq!((again.get("a"), again.get("b"), again.count()), (Some(3), None, 1));
         assert!(!directory.path().join("r/d.new").exists());
+        again.clear().unwrap();
+        assert_eq!(again.count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_record_is_not_the_others_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("good.json"), "1").unwrap();
+        for (key, held) in [("empty", ""), ("torn", "{\"id\":"), ("zeros", "\0\0\0")] {
+            fs::write(at(&format!("{key}.json")), held).unwrap();
+        }
+        for _ in 0..2 {
+            let records: Records<u32> = Records::open(directory.path()).unwrap();
+            assert_eq!((records.get("good"), records.count()), (Some(1), 1));
+        }
+        assert_eq!(fs::read_to_string(at("torn.damaged")).unwrap(), "{\"id\":");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 4);
     }
 }

@@ -27,6 +27,7 @@ pub enum Content {
 }
 
 const UNKNOWN: &str = "data of an unknown kind";
+const LUKS: &str = "a LUKS header";
 const HALF_XFS: &str = "an XFS file system that mkfs.xfs did not finish";
 
 impl Content {
@@ -34,6 +35,11 @@ impl Content {
     /// that it is not done.
     pub(super) fn may_be_unfinished(&self) -> bool {
         matches!(self, Self::Other(UNKNOWN | HALF_XFS))
+    }
+
+    /// Whether cryptsetup may have left it while it made a header: it fills the place of the key slots with noise first.
+    pub(super) fn may_be_a_header(&self) -> bool {
+        matches!(self, Self::Other(UNKNOWN | LUKS))
     }
 }
 
@@ -58,7 +64,7 @@ const TAIL: u64 = MIB;
 const MARKS: &[(usize, &[u8], Content)] = &[
     (0, b"XFSB", Content::FileSystem(FsType::Xfs)),
     (0x438, &[0x53, 0xef], Content::FileSystem(FsType::Ext4)),
-    (0, b"LUKS\xba\xbe", Content::Other("a LUKS header")),
+    (0, b"LUKS\xba\xbe", Content::Other(LUKS)),
     (512, b"EFI PART", Content::Other("a partition table")),
     (510, &[0x55, 0xaa], Content::Other("a partition table or boot sector")),
     (512, b"LABELONE", Content::Other("an LVM physical volume")),

@@ -36,7 +36,7 @@ impl Unfinished {
     /// # Errors
     /// If it cannot be read or written, as while mkfs still has it.
     pub fn clear(&self) -> Result<bool, Fault> {
-        if Self::on(&self.device).as_ref() != Some(self) {
+        if !self.is_here() {
             return Ok(false);
         }
         match look(&self.device)? {
@@ -44,6 +44,26 @@ impl Unfinished {
             content if content.may_be_unfinished() => blank(&self.device).map(|()| true),
             Content::Other(_) => Ok(false),
         }
+    }
+
+    /// The same for an encrypted volume's header: also one that is whole, as nothing was made behind it yet.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, as while cryptsetup still has it.
+    pub fn clear_header(&self) -> Result<bool, Fault> {
+        if !self.is_here() {
+            return Ok(false);
+        }
+        match look(&self.device)? {
+            Content::Blank => Ok(true),
+            content if content.may_be_a_header() => blank(&self.device).map(|()| true),
+            Content::FileSystem(_) | Content::Other(_) => Ok(false),
+        }
+    }
+
+    /// Whether its name is the same disk's still.
+    fn is_here(&self) -> bool {
+        Self::on(&self.device).as_ref() == Some(self)
     }
 }
 
@@ -85,6 +105,14 @@ mod tests {
         write(b"EFI PART", 512);
         assert!(!making.clear().unwrap(), "no mkfs of ours writes that");
         assert_eq!(look(&device).unwrap().to_string(), "a partition table");
+        assert!(!making.clear_header().unwrap(), "nor cryptsetup");
+        // Noise for key slots without a header, and a header.
+        for (bytes, at) in [(&b"noise"[..], MIB), (b"LUKS\xba\xbe", 0)] {
+            write(&[0; 512], 512);
+            write(bytes, at);
+            assert!(making.clear_header().unwrap());
+            assert_eq!(look(&device).unwrap(), Content::Blank);
+        }
         // Somebody has it.
         write(&[0; 512], 512);
         write(b"half a file system", 3 * MIB);

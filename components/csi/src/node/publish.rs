@@ -83,6 +83,7 @@ impl Driver {
     pub(super) fn remove_inline(&self, held: &Staged) -> Result<(), Fault> {
         // In this order, so that a crash in between leaves the record.
         encryption::close(&held.id, &held.context)?;
+        encryption::clear(&held.id, &self.headers)?;
         self.backend.detach(held)?;
         self.backend.delete(&held.id, &Secrets::default())?;
         self.staged.remove(&held.id.file_name())

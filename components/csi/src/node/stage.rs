@@ -11,6 +11,7 @@ use crate::{
     fs_group,
     id::{Secrets, VolumeId},
     mount::{self, Place, Seen, Tree},
+    nfs,
 };
 use rustix::{
     fd::AsFd,
@@ -76,7 +77,7 @@ impl Driver {
     ) -> Result<Made, Fault> {
         let Staged { id, access, context, publish, .. } = wanted;
         let device = match self.backend.attach(&Attachment { id, access, context, publish, secrets })? {
-            Source::Device(device) => encryption::open(id, context, secrets, device)?,
+            Source::Device(device) => encryption::open(id, context, secrets, device, &self.headers)?,
             Source::Tree(tree) => {
                 let Some(held) = access.mount() else {
                     return Err(Fault::Invalid(format!(
@@ -149,6 +150,7 @@ impl Driver {
         }
         self.clear(&held.id)?;
         encryption::close(&held.id, &held.context)?;
+        encryption::clear(&held.id, &self.headers)?;
         self.backend.detach(held)?;
         self.staged.remove(&held.id.file_name())
     }
@@ -180,6 +182,9 @@ pub(super) fn give(tree: &Tree, access: &Access) -> Result<(), Fault> {
     let Some(group) = access.mount().and_then(|mount| mount.group) else { return Ok(()) };
     if access.is_read_only() {
         return Ok(());
+    }
+    if nfs::group::is_export(tree.as_fd()) {
+        return nfs::group::give(tree.as_fd(), group);
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match openat(tree.as_fd(), ".", flags, Mode::empty()) {
