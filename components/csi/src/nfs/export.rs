@@ -3,7 +3,13 @@
 //! The keys are those of the field's NFS driver (csi-driver-nfs): `server`, `share`, `subDir`. Nothing here is a path of
 //! this node, and none of it can climb: a share is absolute, a directory in it relative, neither has `..`.
 
-use crate::{backend::Texts, error::Fault, id::VolumeId};
+use crate::{
+    access::Access,
+    backend::Texts,
+    error::Fault,
+    id::VolumeId,
+    mount::{MountOptions, OptionSet},
+};
 use std::{fmt, net::Ipv6Addr};
 
 /// Key of the server: a name or an address, with a port behind it if it is not NFS' own.
@@ -14,6 +20,22 @@ pub(super) const SHARE: &str = "share";
 pub(super) const SUB_DIR: &str = "subDir";
 /// Between the parts of an identifier.
 const SEPARATOR: char = '#';
+/// Options of nfs(5) without which a server may not be reached, or not be understood. An identifier has them, for a volume is
+/// removed by nothing else.
+const REACHING: [&str; 12] = [
+    "vers",
+    "nfsvers",
+    "minorversion",
+    "proto",
+    "port",
+    "sec",
+    "resvport",
+    "noresvport",
+    "mountport",
+    "mountproto",
+    "mountvers",
+    "xprtsec",
+];
 
 /// An export.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +43,8 @@ pub(super) struct Export {
     host: String,
     port: Option<u16>,
     share: String,
+    /// Options by which it is reached, as mount flags have them: `vers=4.1`.
+    options: Vec<String>,
 }
 
 /// A directory below an export: a relative path of ordinary names.
@@ -56,7 +80,36 @@ impl Export {
             }
         }
         let share = format!("/{}", rest.unwrap_or_default());
-        Ok(Self { host: host.to_owned(), port, share })
+        Ok(Self { host: host.to_owned(), port, share, options: Vec::new() })
+    }
+
+    /// Reached by what these mount flags say of that.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] if an identifier cannot have one.
+    pub(super) fn reached_by(self, flags: &MountOptions) -> Result<Self, Fault> {
+        let reaching = |flag: &String| REACHING.contains(&flag.split('=').next().unwrap_or_default());
+        let options: Vec<String> = written(flags).filter(reaching).collect();
+        match options.iter().find(|option| option.contains(SEPARATOR)) {
+            Some(wrong) => Err(Fault::Invalid(format!("the mount option {wrong:?} has a {SEPARATOR} in it"))),
+            None => Ok(Self { options, ..self }),
+        }
+    }
+
+    /// Reached as a capability says.
+    ///
+    /// # Errors
+    /// As [`Self::reached_by`].
+    pub(super) fn used_by(self, access: &[Access]) -> Result<Self, Fault> {
+        match access.iter().find_map(Access::mount) {
+            Some(mount) => self.reached_by(&mount.options),
+            None => Ok(self),
+        }
+    }
+
+    /// Reached as it was when a volume was made.
+    pub(super) fn reached_with(self, options: &[String]) -> Self {
+        Self { options: options.to_vec(), ..self }
     }
 
     /// As in parameters.
@@ -71,9 +124,14 @@ impl Export {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 
-    /// The mount option that its port needs.
-    pub(super) fn option(&self) -> Option<String> {
-        self.port.map(|port| format!("port={port}"))
+    /// The mount options that it needs; its own port has the last word.
+    pub(super) fn options(&self) -> impl Iterator<Item = String> {
+        self.options.iter().cloned().chain(self.port.map(|port| format!("port={port}")))
+    }
+
+    /// Options by which it is reached.
+    pub(super) fn reaching(&self) -> &[String] {
+        &self.options
     }
 
     /// As mount.nfs(8) takes it, with a directory below.
@@ -91,12 +149,17 @@ impl Export {
         entries.map(|(key, value)| (key.to_owned(), value)).into()
     }
 
-    /// The identifier of a volume in it.
+    /// The identifier of a volume in it: server, share, directory, and the options by which it is reached, if there are any.
     ///
     /// # Errors
     /// [`Fault::Invalid`] if it is longer than an identifier may be.
     pub(super) fn id(&self, below: &SubDir) -> Result<VolumeId, Fault> {
-        VolumeId::parse(&[&self.server(), &self.share, &below.0].map(String::as_str).join("#"))
+        let mut text = [&self.server(), &self.share, &below.0].map(String::as_str).join("#");
+        if !self.options.is_empty() {
+            text.push(SEPARATOR);
+            text.push_str(&self.options.join(","));
+        }
+        VolumeId::parse(&text)
     }
 }
 
@@ -130,6 +193,11 @@ impl SubDir {
         value.map(Self::parse).transpose()
     }
 
+    /// The directories that it is in.
+    pub(super) fn around(&self) -> impl Iterator<Item = Self> {
+        self.0.match_indices('/').map(|(at, _)| Self(self.0[..at].to_owned()))
+    }
+
     /// The path.
     pub(super) fn as_str(&self) -> &str {
         &self.0
@@ -138,14 +206,22 @@ impl SubDir {
 
 /// An identifier's parts; `None` if this driver gave it to no volume.
 pub(super) fn of_id(id: &VolumeId) -> Option<(Export, SubDir)> {
-    let mut parts = id.as_str().split(SEPARATOR);
-    let (server, share, below) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some() {
-        return None;
-    }
-    let (export, below) = (Export::new(server, share).ok()?, SubDir::parse(below).ok()?);
+    let parts: Vec<&str> = id.as_str().split(SEPARATOR).collect();
+    let (server, share, below, options) = match parts[..] {
+        [server, share, below] => (server, share, below, Vec::new()),
+        [server, share, below, options] => (server, share, below, vec![options.to_owned()]),
+        _ => return None,
+    };
+    let options = MountOptions::parse(&options, OptionSet::NFS).ok()?;
+    let export = Export::new(server, share).and_then(|export| export.reached_by(&options)).ok()?;
+    let below = SubDir::parse(below).ok()?;
     // One volume has one identifier.
     (export.id(&below).ok()? == *id).then_some((export, below))
+}
+
+/// What flags give to the file system, as mount(8) has it.
+pub(super) fn written(flags: &MountOptions) -> impl Iterator<Item = String> {
+    flags.settings().map(|(key, value)| value.map_or(key.to_owned(), |value| format!("{key}={value}")))
 }
 
 /// Host and port.
@@ -208,11 +284,25 @@ mod tests {
             let export = Export::parse(&texts(&[("server", server), ("share", share)])).unwrap();
             let below = SubDir::parse("v/1/").unwrap();
             assert_eq!(export.source(Some(&below)), source);
-            assert_eq!(export.option(), server.ends_with(":20490").then(|| "port=20490".to_owned()));
+            let port = server.ends_with(":20490").then(|| "port=20490".to_owned());
+            assert_eq!(export.options().collect::<Vec<_>>(), Vec::from_iter(port));
             let id = export.id(&below).unwrap();
             assert_eq!(of_id(&id), Some((export.clone(), below.clone())));
             assert_eq!(Export::parse(&export.context(&below)).unwrap(), export);
         }
+    }
+
+    #[test]
+    fn what_reaches_a_server_is_in_the_identifier() {
+        let flags = |text: &str| MountOptions::parse(&[text.to_owned()], OptionSet::NFS).unwrap();
+        let export = Export::parse(&texts(&[("server", "a:20490"), ("share", "/b")])).unwrap();
+        let below = SubDir::parse("c").unwrap();
+        let export = export.reached_by(&flags("vers=3,noatime,nconnect=4,noresvport,hard,ro")).unwrap();
+        assert_eq!(export.options().collect::<Vec<_>>(), ["vers=3", "noresvport", "port=20490"]);
+        let id = export.id(&below).unwrap();
+        assert_eq!(id.as_str(), "a:20490#/b#c#vers=3,noresvport");
+        assert_eq!(of_id(&id), Some((export.clone(), below)));
+        assert!(matches!(export.reached_by(&flags("sec=a#b")), Err(Fault::Invalid(_))));
     }
 
     #[test]
@@ -239,13 +329,29 @@ mod tests {
         for below in ["", "/", "/a", "..", "a/..", "a/../b", ".cairn-csi", "a/.b", "a//b", "a#b", "a\0"] {
             assert!(SubDir::parse(below).is_err(), "{below}");
         }
+        let around: Vec<String> = SubDir::parse("a/b/c").unwrap().around().map(|sub| sub.0).collect();
+        assert_eq!(around, ["a", "a/b"]);
         assert_eq!(SubDir::of(&texts(&[])).unwrap(), None);
         assert!(SubDir::of(&texts(&[("subDir", "..")])).is_err());
     }
 
     #[test]
     fn identifiers_of_others_are_not_ours() {
-        for id in ["a", "a#/b", "a#/b#c#d", "a#/b#..", "a#b#c", "a#/b/#c", "[::1]#/b#c", "a#/b#c/"] {
+        for id in [
+            "a",
+            "a#/b",
+            "a#/b#c#d",
+            "a#/b#c#",
+            "a#/b#c#soft",
+            "a#/b#c#vers=4,,vers=4",
+            "a#/b#c#vers=4#d",
+            "a#/b#c#sloppy",
+            "a#/b#..",
+            "a#b#c",
+            "a#/b/#c",
+            "[::1]#/b#c",
+            "a#/b#c/",
+        ] {
             assert_eq!(of_id(&VolumeId::parse(id).unwrap()), None, "{id}");
         }
     }

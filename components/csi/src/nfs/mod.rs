@@ -9,6 +9,7 @@
 //! for its health by its own thread ([`health`]).
 
 mod export;
+pub(crate) mod group;
 mod health;
 mod mount;
 mod shelf;
@@ -33,12 +34,14 @@ use export::{Export, SERVER, SHARE, SUB_DIR, SubDir};
 use health::Health;
 use mount::Bench;
 use shelf::{OnDelete, Record, Shelf};
+use std::sync::{Mutex, PoisonError};
 
 /// Parameter: what becomes of the directory when its volume is removed.
 const ON_DELETE: &str = "onDelete";
 /// Parameter: mode of the directory, octal.
 const MOUNT_PERMISSIONS: &str = "mountPermissions";
-/// What the controller's own mounts say: it would rather fail than wait, and locks nothing.
+/// What the controller's own mounts say besides the options by which a server is reached: it would rather fail than wait, and
+/// locks nothing.
 const OWN_OPTIONS: [&str; 5] = ["soft", "timeo=100", "retrans=2", "retry=0", "nolock"];
 /// A volume that asks for no size.
 const USUAL: u64 = 1 << 30;
@@ -48,6 +51,8 @@ const USUAL: u64 = 1 << 30;
 struct Nfs {
     bench: Bench,
     health: Health,
+    /// Volumes are made and removed one after the other: that one is not in another is seen before it is made.
+    turn: Mutex<()>,
 }
 
 /// Opens the backend.
@@ -56,7 +61,7 @@ struct Nfs {
 /// If it cannot be served.
 pub fn open(config: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
     let bench = Bench::open(config.run.join(BackendKind::Nfs.name()).join("mounting"))?;
-    Ok(Box::new(Nfs { bench, health: Health::default() }))
+    Ok(Box::new(Nfs { bench, health: Health::default(), turn: Mutex::default() }))
 }
 
 const CONTROLLER: &[ControllerRpc] = &[
@@ -78,7 +83,7 @@ const NODE: &[NodeRpc] = &[
 impl Nfs {
     fn shelf(&self, export: &Export) -> Result<Shelf, Fault> {
         let options: Vec<String> =
-            OWN_OPTIONS.map(str::to_owned).into_iter().chain(export.option()).collect();
+            OWN_OPTIONS.map(str::to_owned).into_iter().chain(export.options()).collect();
         self.bench.mount_newest(&export.source(None), &options).map(Shelf::new)
     }
 
@@ -87,7 +92,8 @@ impl Nfs {
         let none = || Fault::NotFound(format!("there is no NFS volume {id}"));
         let (export, below) = export::of_id(id).ok_or_else(none)?;
         let shelf = self.shelf(&export)?;
-        let record = shelf.record(&below)?.ok_or_else(none)?;
+        let record = shelf.record(&below)?.filter(|record| record.options == export.reaching());
+        let record = record.ok_or_else(none)?;
         Ok((export, below, shelf, record))
     }
 }
@@ -127,13 +133,15 @@ impl Backend for Nfs {
                 "an NFS volume cannot be made from another or from a snapshot".to_owned(),
             ));
         }
-        let export = &parameters.export;
+        let export = parameters.export.used_by(&wanted.access)?;
         let below = match &parameters.below {
             Some(below) => below.clone(),
             None => SubDir::parse(&wanted.name.file_name())?,
         };
-        let id = export.id(&below)?;
-        let shelf = self.shelf(export)?;
+        // So that nothing is made that has none.
+        export.id(&below)?;
+        let shelf = self.shelf(&export)?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let record = match shelf.record(&below)? {
             Some(held) if held.name != wanted.name => {
                 return Err(Fault::AlreadyExists(format!(
@@ -152,16 +160,24 @@ impl Backend for Nfs {
                 below: below.as_str().to_owned(),
                 bytes: wanted.range.choose(1, 1, USUAL)?,
                 on_delete: parameters.on_delete,
+                options: export.reaching().to_vec(),
             },
         };
         shelf.make(&below, &record, parameters.mode)?;
-        Ok(described(id, export, &below, &record))
+        // The class may have other options by now; a volume has one identifier.
+        let export = export.reached_with(&record.options);
+        Ok(described(export.id(&below)?, &export, &below, &record))
     }
 
     fn delete(&self, id: &VolumeId, _: &Secrets) -> Result<(), Fault> {
         // An identifier that is not of this driver's making is of no volume of its.
         let Some((export, below)) = export::of_id(id) else { return Ok(()) };
-        self.shelf(&export)?.remove(&below)
+        let shelf = self.shelf(&export)?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match shelf.record(&below)? {
+            Some(record) if record.options != export.reaching() => Ok(()),
+            _ => shelf.remove(&below),
+        }
     }
 
     fn volume(&self, id: &VolumeId) -> Result<Volume, Fault> {
@@ -183,7 +199,8 @@ impl Backend for Nfs {
         if !parameters.contains_key(SERVER) && !parameters.contains_key(SHARE) {
             return Ok(Space { available: 0, largest: 0, smallest: 1 });
         }
-        let (available, all) = self.shelf(&Parameters::parse(parameters)?.export)?.space()?;
+        let export = Parameters::parse(parameters)?.export.used_by(access)?;
+        let (available, all) = self.shelf(&export)?.space()?;
         Ok(Space { available, largest: all, smallest: 1 })
     }
 
@@ -200,12 +217,8 @@ impl Backend for Nfs {
         let export = Export::parse(wanted.context)?;
         let below = SubDir::of(wanted.context)?;
         let flags = wanted.access.mount().map(|mount| &mount.options);
-        let mut options: Vec<String> = flags
-            .into_iter()
-            .flat_map(|options| options.settings())
-            .map(|(key, value)| value.map_or(key.to_owned(), |value| format!("{key}={value}")))
-            .collect();
-        options.extend(export.option());
+        let mut options: Vec<String> = flags.into_iter().flat_map(export::written).collect();
+        options.extend(export.options());
         // Whoever wants to wait longer says so; the kubelet tries again in any case.
         if !options.iter().any(|option| option.starts_with("retry=")) {
             options.push("retry=0".to_owned());

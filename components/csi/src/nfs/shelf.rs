@@ -9,16 +9,17 @@ use crate::{
     error::{During, Fault},
     id::Name,
     mount::Tree,
+    walk,
 };
 use rustix::{
-    fd::{AsFd, AsRawFd, OwnedFd},
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, fsync, mkdirat, openat2, renameat, unlinkat},
+    fd::{AsFd, OwnedFd},
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, fsync, mkdirat, openat2, renameat, statat, unlinkat},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{Read, Write},
     path::{Path, PathBuf},
 };
@@ -27,6 +28,9 @@ use std::{
 const OWN: &str = ".cairn-csi";
 /// How the names of records end that are being written.
 const ASIDE: &str = ".new";
+
+/// So many archives of one name, and no more: each is looked for.
+const MOST_ARCHIVES: u32 = 1000;
 
 /// What becomes of a directory when its volume is removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,9 @@ pub(super) struct Record {
     pub(super) bytes: u64,
     /// What becomes of it.
     pub(super) on_delete: OnDelete,
+    /// The mount options by which the export was reached; the volume's identifier has them, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) options: Vec<String>,
 }
 
 /// A mounted export.
@@ -103,13 +110,25 @@ impl Shelf {
     /// without a directory, which the next call completes.
     ///
     /// # Errors
-    /// [`Fault::AlreadyExists`] if the directory is there and has no record.
+    /// [`Fault::AlreadyExists`] if the directory is there and has no record, or is in another volume's.
     pub(super) fn make(&self, below: &SubDir, record: &Record, mode: Option<u32>) -> Result<(), Fault> {
         let doing = || format!("make {} on the export", below.as_str());
+        // Whoever removes a volume removes all that is in it. A volume in this one has a directory, so that is refused, too.
+        for around in below.around() {
+            if let Some(other) = self.record(&around)? {
+                return Err(Fault::AlreadyExists(format!(
+                    "{} is in {}, which is the volume {}: one volume cannot be in another",
+                    below.as_str(),
+                    around.as_str(),
+                    other.name
+                )));
+            }
+        }
         if self.record(below)?.as_ref() != Some(record) {
             if absent(self.open(Path::new(below.as_str()))).during(doing)?.is_some() {
                 return Err(Fault::AlreadyExists(format!(
-                    "{} is on the export already, and was not made for this volume: it is left alone",
+                    "{} is on the export already, and was not made for this volume (other volumes may be in it): it is \
+                     left alone",
                     below.as_str()
                 )));
             }
@@ -153,17 +172,32 @@ impl Shelf {
         match record.on_delete {
             OnDelete::Retain => {}
             OnDelete::Archive => {
-                let to = format!("archived-{}", below.as_str().replace('/', "-"));
+                let to = self.archive_name(below).during(doing)?;
                 self.rename(below, self.tree.as_fd(), &to).during(doing)?;
             }
             OnDelete::Delete => {
                 // Out of sight in one step; what a crash leaves is found under this name.
                 let doomed = format!("removed-{}", digest(below));
                 self.rename(below, own.as_fd(), &doomed).during(doing)?;
-                empty(&own, &doomed).during(doing)?;
+                walk::remove(&own, &doomed).during(doing)?;
             }
         }
         unlinkat(&own, record_name(below), AtFlags::empty()).or_else(gone).during(doing)
+    }
+
+    /// A name for what is kept of a volume. One that was removed before by the same name has the first.
+    fn archive_name(&self, below: &SubDir) -> std::io::Result<String> {
+        let first = format!("archived-{}", below.as_str().replace('/', "-"));
+        let names = std::iter::once(first.clone()).chain((2..=MOST_ARCHIVES).map(|n| format!("{first}-{n}")));
+        for name in names {
+            // Whatever it is: a rename would replace an empty directory.
+            match statat(&self.tree, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => return Ok(name),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(std::io::Error::other(format!("{first} is there {MOST_ARCHIVES} times: remove some of them")))
     }
 
     /// Renames a volume's directory, unless that is done.
@@ -224,14 +258,6 @@ fn gone(error: Errno) -> rustix::io::Result<()> {
     if error == Errno::NOENT { Ok(()) } else { Err(error) }
 }
 
-/// Removes a directory of ours with all in it. The standard library's walk follows no links below its start.
-fn empty(own: &OwnedFd, name: &str) -> std::io::Result<()> {
-    match fs::remove_dir_all(format!("/proc/self/fd/{}/{name}", own.as_raw_fd())) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn digest(below: &SubDir) -> String {
     hex::encode(Sha256::digest(below.as_str()))
 }
@@ -263,7 +289,10 @@ fn record_name(below: &SubDir) -> String {
 mod tests {
     use super::*;
     use crate::mount;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
 
     /// A directory as if it were a mounted export; needs root.
     fn shelf(directory: &Path) -> Option<Shelf> {
@@ -277,7 +306,8 @@ mod tests {
     }
 
     fn record(name: &str, below: &str, on_delete: OnDelete) -> Record {
-        Record { name: Name::parse(name).unwrap(), below: below.to_owned(), bytes: 1 << 20, on_delete }
+        let name = Name::parse(name).unwrap();
+        Record { name, below: below.to_owned(), bytes: 1 << 20, on_delete, options: Vec::new() }
     }
 
     #[test]
@@ -335,6 +365,59 @@ mod tests {
     }
 
     #[test]
+    fn no_volume_is_in_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(shelf) = shelf(directory.path()) else { return };
+        let make = |name: &str, below: &str| {
+            shelf.make(&SubDir::parse(below).unwrap(), &record(name, below, OnDelete::Delete), None)
+        };
+        let refused = |name: &str, below: &str| match make(name, below).unwrap_err() {
+            Fault::AlreadyExists(text) => text,
+            fault => panic!("{fault}"),
+        };
+        make("team", "team").unwrap();
+        for below in ["team/x", "team/x/y"] {
+            let text = refused("x", below);
+            assert!(text.contains("which is the volume team"), "{text}");
+        }
+        assert!(!directory.path().join("team/x").exists());
+        make("y", "group/x/y").unwrap();
+        for below in ["group", "group/x"] {
+            assert!(refused("around", below).contains("left alone"));
+        }
+        // Its neighbours are none of its business.
+        make("z", "group/x/z").unwrap();
+        make("teams", "teams").unwrap();
+        // One that is half-made: it has a record, and its directory is made by the next call.
+        let (half, held) = (SubDir::parse("half/x").unwrap(), record("half", "half/x", OnDelete::Delete));
+        shelf.write(&half, &held).unwrap();
+        make("whole", "half").unwrap();
+        assert!(shelf.make(&half, &held, None).is_err(), "the other one was made meanwhile");
+        shelf.remove(&SubDir::parse("team").unwrap()).unwrap();
+        make("x", "team/x").unwrap();
+    }
+
+    #[test]
+    fn archives_of_one_name_are_numbered() {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(shelf) = shelf(directory.path()) else { return };
+        let below = SubDir::parse("a/b").unwrap();
+        let at = |path: &str| directory.path().join(path);
+        for round in ["1", "2", "3"] {
+            shelf.make(&below, &record("v", "a/b", OnDelete::Archive), None).unwrap();
+            fs::write(at("a/b/round"), round).unwrap();
+            shelf.remove(&below).unwrap();
+        }
+        // An empty one is somebody's, too.
+        fs::create_dir(at("archived-a-b-4")).unwrap();
+        shelf.make(&below, &record("v", "a/b", OnDelete::Archive), None).unwrap();
+        shelf.remove(&below).unwrap();
+        let rounds = ["archived-a-b", "archived-a-b-2", "archived-a-b-3"];
+        assert_eq!(rounds.map(|name| fs::read_to_string(at(name).join("round")).unwrap()), ["1", "2", "3"]);
+        assert!(at("archived-a-b-5").is_dir() && !at("a/b").exists());
+    }
+
+    #[test]
     fn links_that_pods_make_lead_nowhere() {
         let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let Some(shelf) = shelf(directory.path()) else { return };
@@ -348,6 +431,18 @@ mod tests {
         shelf.remove(&below).unwrap();
         assert!(elsewhere.path().join("file").exists() && !directory.path().join("v").exists());
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_volume_of_any_depth_is_removed() {
+        let directory = walk::ground();
+        let Some(shelf) = shelf(directory.path()) else { return };
+        let below = SubDir::parse("v").unwrap();
+        shelf.make(&below, &record("v", "v", OnDelete::Delete), None).unwrap();
+        walk::nest(&directory.path().join("v"), 60_000);
+        shelf.remove(&below).unwrap();
+        assert!(!directory.path().join("v").exists());
+        assert_eq!(fs::read_dir(directory.path().join(OWN)).unwrap().count(), 0);
     }
 
     #[test]
