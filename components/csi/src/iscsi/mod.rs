@@ -11,6 +11,7 @@
 
 mod admin;
 mod multipath;
+mod read_only;
 mod sysfs;
 mod target;
 mod users;
@@ -20,6 +21,7 @@ use crate::{
     backend::{Attachment, Backend, Condition, Features, Source},
     capacity::CapacityRange,
     error::Fault,
+    filesystem::{self, Content},
     locks::Locks,
     mount::OptionSet,
     node::Staged,
@@ -167,6 +169,14 @@ impl Iscsi {
     }
 }
 
+/// Whether nothing may write to the unit itself. A single reader of files may still replay their journal.
+fn is_only_read(access: &Access) -> bool {
+    match access.kind {
+        AccessType::Block => access.mode.is_read_only(),
+        AccessType::Mount(_) => access.mode.is_read_only() && !access.mode.is_single_node(),
+    }
+}
+
 impl Backend for Iscsi {
     fn kind(&self) -> BackendKind {
         BackendKind::Iscsi
@@ -211,11 +221,22 @@ impl Backend for Iscsi {
         self.users.add(wanted.id, &target);
         let sessions = self.sessions(&target, chap.as_ref())?;
         let disks = self.disks(&target, &sessions)?;
-        match (target.portals.len(), disks.as_slice()) {
+        let device = match (target.portals.len(), disks.as_slice()) {
             // Another volume may have come by several ways to the same unit.
-            (1, [disk]) if multipath::map_of(&self.sysfs, disk).is_none() => Ok(Source::Device(disk.node())),
-            _ => multipath::assemble(&self.sysfs, &disks).map(Source::Device),
+            (1, [disk]) if multipath::map_of(&self.sysfs, disk).is_none() => disk.node(),
+            _ => multipath::assemble(&self.sysfs, &disks)?,
+        };
+        let only_read = is_only_read(wanted.access);
+        if !self.users.others(wanted.id, &target).share(target.lun) {
+            read_only::set(&device, only_read)?;
         }
+        if only_read && wanted.access.mount().is_some() && filesystem::look(&device)? == Content::Blank {
+            return Err(Fault::Precondition(format!(
+                "unit {} of {} is blank: there is nothing to read; stage it once for one writer",
+                target.lun, target.iqn
+            )));
+        }
+        Ok(Source::Device(device))
     }
 
     fn detach(&self, staged: &Staged) -> Result<(), Fault> {

@@ -119,6 +119,10 @@ pub fn of_device(
         match error {
             // With a file system that is whole, it is an option that the kernel does not like.
             Errno::INVAL if has_settings => Fault::Invalid(format!("{what}: {error}")),
+            Errno::ROFS if read_only => Fault::Precondition(format!(
+                "{what}: it was not unmounted, and its journal cannot be replayed on a device that is read-only. Stage the \
+                 volume once for one writer, or give the mount flag norecovery"
+            )),
             error => Fault::Io { what, source: error.into() },
         }
     })
