@@ -14,7 +14,7 @@ use cairn_csi::{
     id::{Name, Secrets, VolumeId},
     node::Staged,
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 /// What sidecars and the kubelet take for themselves (kubernetes-csi's documentation, "Secrets and Credentials"), besides
 /// `csi.storage.k8s.io/fstype`.
@@ -152,7 +152,11 @@ impl Drivers {
                     publish: Texts::new(),
                     made: None,
                 };
-                encryption::is_wanted(&staged.context).map_err(|fault| fault.to_string())?;
+                let encrypted = encryption::is_wanted(&staged.context).map_err(|fault| fault.to_string())?;
+                let asks = staged.context.get("sessionCHAPAuth").is_some_and(|value| value == "true");
+                if source.node_stage_secret_ref.is_none() && (encrypted || asks) {
+                    return Err("it needs a stage secret".to_owned());
+                }
                 match self.all[&kind].condition(&staged) {
                     Condition::Abnormal(text) if text.starts_with("0 of ") => Ok(()),
                     other => Err(format!("{other:?}")),
@@ -215,10 +219,14 @@ impl Drivers {
         let access = self.access(kind, wanted).map_err(|fault| fault.to_string())?;
         let id = VolumeId::parse("secret").map_err(|fault| fault.to_string())?;
         let publish = Texts::new();
+        let chap = secret.keys().filter(|key| key.starts_with("node.session.")).count();
+        if secret.is_empty() || chap % 2 == 1 {
+            return Err("a name and its password are one".to_owned());
+        }
         for without in secret.keys() {
             let fewer = secret.iter().filter(|(key, _)| *key != without);
             let secrets = Secrets::from(fewer.map(|(key, value)| (key.clone(), value.clone())));
-            let encrypted = encryption::open(&id, attributes, &secrets, PathBuf::from("/nowhere"));
+            let encrypted = encryption::grow(&id, attributes, &secrets);
             // A secret that is not whole is refused before anybody logs in anywhere.
             let fault = match encrypted {
                 Err(fault @ Fault::Denied(_)) => Err(fault),
@@ -244,9 +252,16 @@ impl Drivers {
     /// Whether the driver's own parser takes parameters.
     fn reads(&self, kind: BackendKind, parameters: &Texts, access: &[Access]) -> Result<(), String> {
         let mut parameters = parameters.clone();
-        if let Some(server) = parameters.get_mut("server") {
-            // The driver asks the server once it has understood all.
-            *server = NOWHERE.to_owned();
+        if kind == BackendKind::Nfs {
+            // The driver asks the server once it has understood all, so it is asked what it thinks of the server with a
+            // share that it refuses, and of the rest with a server that is nowhere.
+            let mut shareless = parameters.clone();
+            shareless.insert("share".to_owned(), "nowhere".to_owned());
+            match self.all[&kind].space(&shareless, access) {
+                Err(Fault::Invalid(text)) if text.contains("share \"nowhere\"") => {}
+                other => return Err(format!("{other:?}")),
+            }
+            parameters.insert("server".to_owned(), NOWHERE.to_owned());
         }
         match (kind, self.all[&kind].space(&parameters, access)) {
             (_, Err(Fault::Invalid(text))) => Err(text),
