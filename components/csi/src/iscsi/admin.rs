@@ -40,8 +40,38 @@ const NO_TARGET: i32 = 19;
 /// Extension of a record that is being written.
 const ASIDE: &str = "new";
 
+/// The lines of a record that have secrets.
+const AUTH: &str = "node.session.auth.";
+
+/// Who we are to a target: lines of a record. There may be secrets in them.
+pub(super) struct Auth(String);
+
+impl Auth {
+    /// By these secrets.
+    pub(super) fn of(chap: Option<&Chap<'_>>) -> Self {
+        let mut text = String::new();
+        let mut say = |key: &str, value: &str| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{AUTH}{key} = {value}");
+        };
+        match chap {
+            None => say("authmethod", "None"),
+            Some(Chap { ours, theirs }) => {
+                say("authmethod", "CHAP");
+                say("username", ours.0);
+                say("password", ours.1);
+                if let Some((user, secret)) = theirs {
+                    say("username_in", user);
+                    say("password_in", secret);
+                }
+            }
+        }
+        Self(text)
+    }
+}
+
 /// Where iscsiadm keeps its records.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Admin {
     nodes: PathBuf,
     /// iscsiadm's lock while it reads or writes them: a second link to a file, by which it is made and removed.
@@ -60,13 +90,8 @@ impl Admin {
     /// # Errors
     /// [`Fault::Denied`] for wrong secrets, [`Fault::Unavailable`] if nobody answers, [`Fault::NotFound`] if there is no
     /// such target.
-    pub(super) fn login(
-        &self,
-        target: &Target,
-        portal: &Portal,
-        chap: Option<&Chap<'_>>,
-    ) -> Result<(), Fault> {
-        self.write(target, portal, chap)?;
+    pub(super) fn login(&self, target: &Target, portal: &Portal, auth: &Auth) -> Result<(), Fault> {
+        self.write(target, portal, auth)?;
         let ended = run(target, portal, "--login")?;
         match ended.status.code() {
             Some(0 | SESSION_EXISTS) => Ok(()),
@@ -86,13 +111,23 @@ impl Admin {
     pub(super) fn logout(&self, target: &Target, portal: &Portal) -> Result<(), Fault> {
         // iscsiadm ends only sessions that it has a record of.
         if !self.path(target, portal).exists() {
-            self.write(target, portal, None)?;
+            self.write(target, portal, &Auth::of(None))?;
         }
         let ended = run(target, portal, "--logout")?;
         match ended.status.code() {
             Some(0 | NO_OBJECTS) => self.forget(target, portal),
             _ => Err(ended.fault()),
         }
+    }
+
+    /// Who we were when we logged in by a way: its record has it.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) fn auth(&self, target: &Target, portal: &Portal) -> Result<Auth, Fault> {
+        let path = self.path(target, portal);
+        let text = fs::read_to_string(&path).during(|| format!("read the record {}", path.display()))?;
+        Ok(Auth(text.split_inclusive('\n').filter(|line| line.starts_with(AUTH)).collect()))
     }
 
     /// Whether there is a record of a way: of a session, or of a login that did not end.
@@ -181,7 +216,7 @@ impl Admin {
         self.nodes.join(&target.iqn).join(format!("{},{}", portal.host, portal.port))
     }
 
-    fn write(&self, target: &Target, portal: &Portal, chap: Option<&Chap<'_>>) -> Result<(), Fault> {
+    fn write(&self, target: &Target, portal: &Portal, auth: &Auth) -> Result<(), Fault> {
         let path = self.path(target, portal);
         let write = || -> io::Result<()> {
             if let Some(directory) = path.parent() {
@@ -190,7 +225,7 @@ impl Admin {
             // iscsiadm takes every file in the directory for a record; so this is beside it.
             let aside = self.nodes.with_file_name(format!("{}.{ASIDE}", uuid::Uuid::new_v4()));
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-            file.write_all(record(target, portal, chap).as_bytes())?;
+            file.write_all(record(target, portal, auth).as_bytes())?;
             fs::rename(&aside, &path)
         };
         write().during(|| format!("write the record {}", path.display()))
@@ -213,34 +248,16 @@ impl Admin {
 }
 
 /// A record. Units are looked for one by one, so that no disk appears that nobody asked for.
-fn record(target: &Target, portal: &Portal, chap: Option<&Chap<'_>>) -> String {
+fn record(target: &Target, portal: &Portal, auth: &Auth) -> String {
     let give_up = if target.portals.len() > 1 { GIVE_UP.0 } else { GIVE_UP.1 };
-    let mut text = format!(
+    format!(
         "# BEGIN RECORD\nnode.name = {}\nnode.tpgt = -1\nnode.startup = manual\niface.iscsi_ifacename = default\n\
          iface.transport_name = tcp\nnode.discovery_type = static\nnode.session.scan = manual\n\
          node.session.initial_login_retry_max = 2\nnode.session.timeo.replacement_timeout = {give_up}\n\
          node.conn[0].address = {}\nnode.conn[0].port = {}\nnode.conn[0].startup = manual\n\
-         node.conn[0].timeo.login_timeout = 15\n",
-        target.iqn, portal.host, portal.port
-    );
-    let mut say = |key: &str, value: &str| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "node.session.auth.{key} = {value}");
-    };
-    match chap {
-        None => say("authmethod", "None"),
-        Some(Chap { ours, theirs }) => {
-            say("authmethod", "CHAP");
-            say("username", ours.0);
-            say("password", ours.1);
-            if let Some((user, secret)) = theirs {
-                say("username_in", user);
-                say("password_in", secret);
-            }
-        }
-    }
-    text.push_str("# END RECORD\n");
-    text
+         node.conn[0].timeo.login_timeout = 15\n{}# END RECORD\n",
+        target.iqn, portal.host, portal.port, auth.0
+    )
 }
 
 fn run(target: &Target, portal: &Portal, what: &str) -> Result<Ended, Fault> {
@@ -307,7 +324,7 @@ mod tests {
         let admin = admin(&root.path().join("iscsi"));
         let (target, portal) = (target(), &target().portals[1]);
         let chap = Chap { ours: ("node", "s e=c#ret"), theirs: Some(("t", "other")) };
-        admin.write(&target, portal, Some(&chap)).unwrap();
+        admin.write(&target, portal, &Auth::of(Some(&chap))).unwrap();
         let path = admin.path(&target, portal);
         assert!(path.ends_with("iqn.2026-11.test:a/10.0.2.2,3261"), "{}", path.display());
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -324,6 +341,10 @@ mod tests {
             assert!(text.lines().any(|held| held == line), "{line} is not in {text}");
         }
         assert_eq!(fs::read_dir(root.path().join("iscsi")).unwrap().count(), 1, "nothing lies beside");
+        // The other way is taken by the same.
+        let auth = admin.auth(&target, portal).unwrap();
+        assert_eq!(auth.0, Auth::of(Some(&chap)).0);
+        assert!(admin.auth(&target, &target.portals[0]).is_err());
         admin.forget(&target, portal).unwrap();
         admin.forget(&target, portal).unwrap();
         assert_eq!(fs::read_dir(&admin.nodes).unwrap().count(), 0);
@@ -335,7 +356,7 @@ mod tests {
         let admin = admin(&root.path().join("iscsi"));
         admin.tidy().unwrap();
         let (target, portal) = (target(), &target().portals[0]);
-        admin.write(&target, portal, None).unwrap();
+        admin.write(&target, portal, &Auth::of(None)).unwrap();
         let half = admin.nodes.with_file_name("964c21c6-2349-49fe-b591-976baed4aa02.new");
         fs::write(&half, "# BEGIN RECORD\nnode.session.auth.pass").unwrap();
         admin.tidy().unwrap();
@@ -353,7 +374,7 @@ mod tests {
             &[("--login", 8)],
             &[("--login", 0), ("--logout", 0)],
         ] {
-            admin.write(&target, portal, None).unwrap();
+            admin.write(&target, portal, &Auth::of(None)).unwrap();
             assert!(admin.knows(&target, portal));
             let mut left = answers.iter();
             let ask = |what: &str| {
@@ -364,7 +385,7 @@ mod tests {
             admin.end_login(&target, portal, PATIENCE, ask).unwrap();
             assert!(!admin.knows(&target, portal) && left.next().is_none());
         }
-        admin.write(&target, portal, None).unwrap();
+        admin.write(&target, portal, &Auth::of(None)).unwrap();
         let endless = |what: &str| Ok(Some(if what == "--login" { 15 } else { 21 }));
         let fault = admin.end_login(&target, portal, Duration::ZERO, endless).unwrap_err();
         assert!(matches!(fault, Fault::Unavailable(_)), "{fault}");
@@ -375,7 +396,7 @@ mod tests {
     fn the_only_way_is_waited_for() {
         let mut target = target();
         target.portals.truncate(1);
-        let text = record(&target, &target.portals[0], None);
+        let text = record(&target, &target.portals[0], &Auth::of(None));
         assert!(
             text.contains("replacement_timeout = 120\n") && text.contains("authmethod = None\n"),
             "{text}"

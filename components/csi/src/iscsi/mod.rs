@@ -15,6 +15,7 @@ mod read_only;
 mod sysfs;
 mod target;
 mod users;
+mod ways;
 
 use crate::{
     access::{Access, AccessType},
@@ -22,11 +23,12 @@ use crate::{
     capacity::CapacityRange,
     error::Fault,
     filesystem::{self, Content},
+    id::VolumeId,
     locks::Locks,
     mount::OptionSet,
     node::Staged,
 };
-use admin::Admin;
+use admin::{Admin, Auth};
 use cairn_contract::{
     csi::node_service_capability::rpc::Type as NodeRpc,
     storage::{BackendKind, StorageConfig},
@@ -36,11 +38,12 @@ use std::{
     time::{Duration, Instant},
 };
 use sysfs::{Disk, Session, Sysfs};
-use target::{Chap, Portal, Target};
+use target::{Portal, Target};
 use users::Users;
+use ways::Looks;
 
-/// The backend.
-#[derive(Debug, Default)]
+/// The backend. All clones are one.
+#[derive(Debug, Clone, Default)]
 struct Iscsi {
     sysfs: Sysfs,
     admin: Admin,
@@ -48,6 +51,8 @@ struct Iscsi {
     targets: Locks,
     /// The volumes of this node; changed with the target's lock held.
     users: Users,
+    /// For ways that are missing.
+    looks: Looks,
 }
 
 /// Between two looks.
@@ -91,16 +96,20 @@ const NODE: &[NodeRpc] = &[
 ];
 
 impl Iscsi {
-    /// Sessions by every way that can be had, and the faults of those that cannot.
-    fn sessions(&self, target: &Target, chap: Option<&Chap<'_>>) -> Result<Vec<Session>, Fault> {
+    /// Ways without a session.
+    fn missing<'t>(&self, target: &'t Target) -> Result<Vec<&'t Portal>, Fault> {
         let there = target.taken(&self.sysfs)?;
-        let missing = |portal: &&Portal| !there.iter().any(|session| session.portal == **portal);
-        let missing: Vec<&Portal> = target.portals.iter().filter(missing).collect();
+        let is_missing = |portal: &&Portal| !there.iter().any(|session| session.portal == **portal);
+        Ok(target.portals.iter().filter(is_missing).collect())
+    }
+
+    /// Sessions by every way that is there or can be had of those that are missing; warns of those that cannot.
+    fn sessions(&self, target: &Target, missing: &[&Portal], auth: &Auth) -> Result<Vec<Session>, Fault> {
         // Side by side: one that does not answer keeps nobody waiting but itself.
         let faults: Vec<Fault> = thread::scope(|scope| {
             let logins: Vec<_> = missing
                 .iter()
-                .map(|portal| scope.spawn(move || self.admin.login(target, portal, chap)))
+                .map(|portal| scope.spawn(move || self.admin.login(target, portal, auth)))
                 .collect();
             let ended = logins.into_iter().map(|login| {
                 login
@@ -162,10 +171,42 @@ impl Iscsi {
 
     /// Ways by which a login began and whose end nobody knows: each has a record, and no session.
     fn cut_short<'t>(&self, target: &'t Target) -> Result<Vec<&'t Portal>, Fault> {
-        let sessions = target.taken(&self.sysfs)?;
-        let has_session = |portal: &Portal| sessions.iter().any(|session| session.portal == *portal);
-        let ways = target.portals.iter();
-        Ok(ways.filter(|portal| !has_session(portal) && self.admin.knows(target, portal)).collect())
+        let missing = self.missing(target)?.into_iter();
+        Ok(missing.filter(|portal| self.admin.knows(target, portal)).collect())
+    }
+
+    /// Looks, beside us, whether ways that are missing can be had by now.
+    fn look_again(&self, id: &VolumeId, target: &Target) {
+        if !self.looks.is_time(&target.iqn) {
+            return;
+        }
+        let (all, id, target) = (self.clone(), id.clone(), target.clone());
+        thread::spawn(move || {
+            // Whatever is against it now is looked at the next time.
+            if let Err(fault) = all.complete(&id, &target) {
+                tracing::info!(volume = %id, "a way that is missing: {fault}");
+            }
+        });
+    }
+
+    /// Takes the ways that could not be had before, with what the others were taken with.
+    fn complete(&self, id: &VolumeId, target: &Target) -> Result<(), Fault> {
+        let answering: Vec<&Portal> =
+            self.missing(target)?.into_iter().filter(|way| ways::answers(way)).collect();
+        if answering.is_empty() {
+            return Ok(());
+        }
+        let _held = self.targets.take([target.iqn.as_str()])?;
+        let taken = target.taken(&self.sysfs)?;
+        let up = taken.iter().find(|session| session.is_up && self.admin.knows(target, &session.portal));
+        // It may have been taken away meanwhile, or lose the way that is left.
+        let (true, Some(up)) = (self.users.has(id), up) else { return Ok(()) };
+        let auth = self.admin.auth(target, &up.portal)?;
+        let sessions = self.sessions(target, &answering, &auth)?;
+        let disks = self.disks(target, &sessions)?;
+        multipath::assemble(&self.sysfs, &disks)?;
+        tracing::info!(volume = %id, ways = disks.len(), "ways that were missing are taken");
+        Ok(())
     }
 }
 
@@ -219,7 +260,8 @@ impl Backend for Iscsi {
         let chap = target.chap(wanted.secrets)?;
         let _held = self.targets.take([target.iqn.as_str()])?;
         self.users.add(wanted.id, &target);
-        let sessions = self.sessions(&target, chap.as_ref())?;
+        let missing = self.missing(&target)?;
+        let sessions = self.sessions(&target, &missing, &Auth::of(chap.as_ref()))?;
         let disks = self.disks(&target, &sessions)?;
         let device = match (target.portals.len(), disks.as_slice()) {
             // Another volume may have come by several ways to the same unit.
@@ -300,6 +342,9 @@ impl Backend for Iscsi {
         let ways = || -> Result<(usize, usize), Fault> {
             let target = Target::parse(&staged.context)?;
             let up = target.taken(&self.sysfs)?.iter().filter(|session| session.is_up).count();
+            if staged.made.is_some() && !self.missing(&target)?.is_empty() {
+                self.look_again(&staged.id, &target);
+            }
             Ok((up, target.portals.len()))
         };
         match ways() {
@@ -313,7 +358,7 @@ impl Backend for Iscsi {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{access::AccessMode, id::VolumeId};
+    use crate::access::AccessMode;
     use std::fs;
 
     fn staged(id: &str, iqn: &str, lun: &str) -> Staged {

@@ -68,7 +68,10 @@ mod tests {
             set(&device, true).unwrap();
             let before = fs::read(&cut).unwrap();
             let refused = mount::of_device(&device, fs_type, &plain, true).unwrap_err();
-            assert!(matches!(&refused, Fault::Precondition(text) if text.contains("norecovery")), "{refused}");
+            assert!(
+                matches!(&refused, Fault::Precondition(text) if text.contains("norecovery")),
+                "{refused}"
+            );
             let as_it_is = MountOptions::parse(&["norecovery".to_owned()], OptionSet::FILE_SYSTEM).unwrap();
             drop(mount::of_device(&device, fs_type, &as_it_is, true).unwrap());
             assert!(fs::read(&cut).unwrap() == before, "{} was written to", fs_type.name());

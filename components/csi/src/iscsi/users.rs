@@ -29,6 +29,11 @@ impl Users {
         self.lock().remove(id);
     }
 
+    /// Whether a volume is there.
+    pub(super) fn has(&self, id: &VolumeId) -> bool {
+        self.lock().contains_key(id)
+    }
+
     /// All but this one that are on the same target.
     pub(super) fn others(&self, id: &VolumeId, target: &Target) -> Others {
         let others = self.lock();

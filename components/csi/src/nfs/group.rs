@@ -44,7 +44,10 @@ fn give_root(tree: BorrowedFd<'_>, group: u32) -> rustix::io::Result<()> {
     }
     chownat(tree, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
     // A mount's descriptor is a place, which fchmod(2) does not take; its name in /proc leads to the same.
-    chmod(format!("/proc/self/fd/{}", tree.as_raw_fd()), Mode::from_raw_mode(seen.st_mode & 0o7777 | DIRECTORY))
+    chmod(
+        format!("/proc/self/fd/{}", tree.as_raw_fd()),
+        Mode::from_raw_mode(seen.st_mode & 0o7777 | DIRECTORY),
+    )
 }
 
 #[cfg(test)]
