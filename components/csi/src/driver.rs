@@ -12,7 +12,11 @@ use crate::{
 };
 use cairn_contract::storage::StorageConfig;
 use std::{fs, io, path::Path, sync::Arc};
+use tokio::sync::Semaphore;
 use tonic::Status;
+
+/// Of the program's threads for what blocks (64, see `main.rs`), so many are for each of the three drivers.
+const TURNS: usize = 20;
 
 /// A driver, ready to serve.
 pub struct Driver {
@@ -23,6 +27,8 @@ pub struct Driver {
     pub(crate) locks: Locks,
     pub(crate) staged: Records<Staged>,
     pub(crate) published: Records<Published>,
+    /// Calls that may block at the same time, so that a driver whose server is away leaves threads to the others.
+    pub(crate) turns: Arc<Semaphore>,
     /// Volumes on which a file system is being made.
     pub(crate) formatting: Records<VolumeId>,
     /// The disks of those, for this boot.
@@ -43,6 +49,7 @@ impl Driver {
             node: node.to_owned(),
             targets: Targets::new(&config.target_roots),
             locks: Locks::default(),
+            turns: Arc::new(Semaphore::new(TURNS)),
             staged: Records::open(run.join("staged"))?,
             published: Records::open(run.join("published"))?,
             formatting: Records::open(config.state.join(name).join("formatting"))?,
@@ -96,9 +103,11 @@ pub(crate) async fn call<T: Send + 'static>(
 ) -> Result<T, Status> {
     let held = driver.locks.take(keys)?;
     let driver = Arc::clone(driver);
+    let turn = Arc::clone(&driver.turns).acquire_owned().await;
+    let turn = turn.map_err(|error| Status::unavailable(format!("the driver ends: {error}")))?;
     let done = tokio::task::spawn_blocking(move || {
         let result = work(&driver);
-        drop(held);
+        drop((held, turn));
         if let Err(fault @ Fault::Io { .. }) = &result {
             tracing::error!(driver = driver.backend.kind().driver(), "{fault}");
         }
@@ -125,4 +134,71 @@ fn is_another_boot(run: &Path) -> Result<bool, Fault> {
     }
     cairn_daemon::record::save_bytes(&path, now.as_bytes()).during(|| format!("write {}", path.display()))?;
     Ok(before.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        access::Access,
+        backend::{Attachment, Features, Source},
+        mount::OptionSet,
+    };
+    use cairn_contract::storage::BackendKind;
+    use std::{sync::mpsc, time::Duration};
+
+    struct Nothing;
+
+    impl Backend for Nothing {
+        fn kind(&self) -> BackendKind {
+            BackendKind::Nfs
+        }
+        fn features(&self) -> Features {
+            let options = OptionSet::NFS;
+            Features { controller: &[], node: &[], groups: false, topology: false, options, ephemeral: false }
+        }
+        fn accepts(&self, _: &Access) -> Result<(), Fault> {
+            Ok(())
+        }
+        fn attach(&self, _: &Attachment<'_>) -> Result<Source, Fault> {
+            Err(Fault::NotFound("nothing".to_owned()))
+        }
+        fn detach(&self, _: &Staged) -> Result<(), Fault> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_driver_that_waits_leaves_threads_to_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let driver = |name: &str| {
+            let (state, run) =
+                (directory.path().join(name).join("state"), directory.path().join(name).join("run"));
+            let config = StorageConfig { state, run, ..StorageConfig::default() };
+            Driver::open(&config, "node", Box::new(Nothing)).unwrap()
+        };
+        let (waiting, other) = (driver("waiting"), driver("other"));
+        let threads = 3 * TURNS;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(threads)
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut servers = Vec::new();
+            for _ in 0..threads {
+                let (answer, server) = mpsc::channel::<()>();
+                servers.push(answer);
+                let waiting = Arc::clone(&waiting);
+                tokio::spawn(
+                    async move { call(&waiting, Vec::new(), move |_| Ok(server.recv().is_ok())).await },
+                );
+            }
+            tokio::task::yield_now().await;
+            let answer = call(&other, Vec::new(), |_| Ok("served"));
+            let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+            assert_eq!(answer.unwrap().unwrap(), "served");
+            drop(servers);
+        });
+    }
 }

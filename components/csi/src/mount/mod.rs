@@ -6,6 +6,7 @@
 
 mod options;
 mod place;
+mod unmounts;
 
 pub use options::{MountOptions, OptionSet};
 pub use place::{Place, Seen, Targets};

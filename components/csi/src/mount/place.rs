@@ -4,7 +4,10 @@
 //! trusted root without following links or leaving it (openat2(2)), and everything is done relative to the opened
 //! parent.
 
-use super::Tree;
+use super::{
+    Tree,
+    unmounts::{self, GIVE_UP, Outcome, PATIENCE, Unmounts},
+};
 use crate::error::{During, Fault};
 use rustix::{
     fd::{AsRawFd, OwnedFd},
@@ -16,7 +19,7 @@ use rustix::{
     mount::{MoveMountFlags, UnmountFlags, move_mount, unmount},
 };
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
@@ -26,14 +29,18 @@ const LONGEST: usize = 4095;
 
 /// The directories below which volumes are mounted.
 #[derive(Debug, Clone)]
-pub struct Targets(Vec<PathBuf>);
+pub struct Targets {
+    roots: Vec<PathBuf>,
+    unmounts: Unmounts,
+}
 
 /// A path below one of them. It need not exist.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Place {
     root: PathBuf,
     parent: PathBuf,
     name: OsString,
+    unmounts: Unmounts,
 }
 
 /// What is at a place.
@@ -56,7 +63,7 @@ pub enum Seen {
 impl Targets {
     /// Volumes are mounted below `roots` only.
     pub fn new(roots: &[PathBuf]) -> Self {
-        Self(roots.to_vec())
+        Self { roots: roots.to_vec(), unmounts: Unmounts::default() }
     }
 
     /// Checks a path of a request; `field` is its name in messages.
@@ -77,13 +84,14 @@ impl Targets {
         if !whole.is_absolute() || !straight {
             return wrong("is not an absolute path without . and ..");
         }
-        let below = self.0.iter().find_map(|root| Some((root, whole.strip_prefix(root).ok()?)));
+        let below = self.roots.iter().find_map(|root| Some((root, whole.strip_prefix(root).ok()?)));
         let Some((root, rest)) = below else {
             return wrong("is not below the directories this driver mounts in (target_roots)");
         };
         match (rest.parent(), rest.components().next_back()) {
             (Some(parent), Some(Component::Normal(name))) => {
-                Ok(Place { root: root.clone(), parent: parent.to_path_buf(), name: name.to_owned() })
+                let (root, unmounts) = (root.clone(), self.unmounts.clone());
+                Ok(Place { root, parent: parent.to_path_buf(), name: name.to_owned(), unmounts })
             }
             _ => wrong("is a directory this driver mounts in, not one below it"),
         }
@@ -189,28 +197,64 @@ impl Place {
     /// Unmounts whatever is mounted here; nothing is fine.
     ///
     /// # Errors
-    /// [`Fault::Precondition`] if it is in use.
+    /// [`Fault::Precondition`] if it is in use, [`Fault::Unavailable`] if it takes long: it goes on, and the next call waits for
+    /// its end.
     pub fn detach(&self) -> Result<(), Fault> {
         let parent = match self.parent() {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             _ => self.opened()?,
         };
-        while let Seen::Mounted { .. } = self.see_in(&parent)? {
-            // umount2(2) takes a path only: through the open parent it cannot be led elsewhere.
-            let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
-            path.extend(self.name.as_bytes());
-            match unmount(path, UnmountFlags::NOFOLLOW) {
-                Ok(()) => {}
-                Err(Errno::BUSY) => {
+        let path = self.path();
+        loop {
+            let is_mounted = matches!(self.see_in(&parent)?, Seen::Mounted { .. });
+            if !is_mounted && !self.unmounts.is_going(&path) {
+                return Ok(());
+            }
+            let network = is_mounted && self.is_last_of_network(&parent);
+            let (at, name) =
+                (parent.try_clone().during(|| "keep a directory open".to_owned())?, self.name.clone());
+            let work = move || {
+                if network {
+                    flush(&at, &name);
+                }
+                unmount_in(&at, &name, UnmountFlags::NOFOLLOW)
+            };
+            match self.unmounts.run(&path, network, PATIENCE, work) {
+                Outcome::Ended(Ok(())) => {}
+                Outcome::Ended(Err(Errno::BUSY)) => {
                     return Err(Fault::Precondition(format!(
                         "{} is in use by a process of the node",
-                        self.path().display()
+                        path.display()
                     )));
                 }
-                Err(error) => return Err(error).during(|| format!("unmount {}", self.path().display())),
+                Outcome::Ended(Err(error)) => {
+                    return Err(error).during(|| format!("unmount {}", path.display()));
+                }
+                Outcome::Waits { since, network: true } if since >= GIVE_UP => {
+                    tracing::warn!(path = %path.display(), "its server says nothing: what it has not taken is given up");
+                    let forced = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                    if is_mounted {
+                        unmount_in(&parent, &self.name, forced)
+                            .during(|| format!("unmount {}", path.display()))?;
+                    }
+                    self.unmounts.forget(&path);
+                }
+                Outcome::Waits { network, .. } => {
+                    let whom = if network { "server" } else { "device" };
+                    return Err(Fault::Unavailable(format!(
+                        "{} is not unmounted yet: its {whom} has not taken all that was written",
+                        path.display()
+                    )));
+                }
             }
         }
-        Ok(())
+    }
+
+    fn is_last_of_network(&self, parent: &OwnedFd) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let seen = statx(parent, &self.name, flags, StatxFlags::MNT_ID);
+        let info = std::fs::read_to_string("/proc/self/mountinfo");
+        matches!((seen, info), (Ok(seen), Ok(info)) if unmounts::is_last_of_network(&info, seen.stx_mnt_id))
     }
 
     /// Removes the empty directory or empty file that was mounted on; nothing is fine.
@@ -241,6 +285,22 @@ impl Place {
             Err(error) => Err(error).during(|| format!("remove {}", self.path().display())),
         }
     }
+}
+
+/// Has a file system write what it holds. One that cannot, or may not be opened, is unmounted as it is.
+fn flush(parent: &OwnedFd, name: &OsStr) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flushed = openat(parent, name, flags, Mode::empty()).and_then(rustix::fs::syncfs);
+    if let Err(error) = flushed {
+        tracing::warn!(?name, "not all that was written may be on the server: {error}");
+    }
+}
+
+/// umount2(2) takes a path only: through the open parent it cannot be led elsewhere.
+fn unmount_in(parent: &OwnedFd, name: &OsStr, flags: UnmountFlags) -> Result<(), Errno> {
+    let mut path = format!("/proc/self/fd/{}/", parent.as_raw_fd()).into_bytes();
+    path.extend(name.as_bytes());
+    unmount(path, flags)
 }
 
 #[cfg(test)]
@@ -286,6 +346,27 @@ mod tests {
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
         assert!(matches!(place("none/a").make(true), Err(Fault::Precondition(_))));
         assert_eq!(place("none/a").see().unwrap(), Seen::Nothing);
+    }
+
+    #[test]
+    fn all_that_is_mounted_on_a_place_is_unmounted() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let targets = Targets::new(&[root.path().into()]);
+        let place = targets.place(root.path().join("d").to_str().unwrap(), "target_path").unwrap();
+        place.make(true).unwrap();
+        for _ in 0..2 {
+            place.attach(crate::mount::copy(root.path()).unwrap()).unwrap();
+        }
+        let used = fs::File::open(root.path().join("d")).unwrap();
+        assert!(matches!(place.detach(), Err(Fault::Precondition(text)) if text.contains("in use")));
+        drop(used);
+        place.detach().unwrap();
+        place.detach().unwrap();
+        assert_eq!(place.see().unwrap(), Seen::Bare { directory: true });
     }
 
     #[test]
