@@ -92,7 +92,7 @@ fn classes_are_understood_by_their_drivers() {
     for (name, class) in &classes {
         let kind = kind_of(&class.provisioner).unwrap();
         let features = drivers.features(kind);
-        let made = drivers.makes(class, &[AccessMode::ReadWriteOnce], VolumeMode::Filesystem);
+        let made = drivers.makes(class, &[AccessMode::OneNode], VolumeMode::Filesystem);
         made.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(
             class.volume_binding_mode == BindingMode::WaitForFirstConsumer,
@@ -117,7 +117,7 @@ fn classes_are_understood_by_their_drivers() {
         }
         let mut wrong = (*class).clone();
         wrong.parameters.insert("misspelt".to_owned(), "value".to_owned());
-        assert!(drivers.makes(&wrong, &[AccessMode::ReadWriteOnce], VolumeMode::Filesystem).is_err());
+        assert!(drivers.makes(&wrong, &[AccessMode::OneNode], VolumeMode::Filesystem).is_err());
     }
     let mut changing = BTreeSet::new();
     for object in cluster.objects() {

@@ -89,10 +89,10 @@ impl Drivers {
         };
         let parse = |mode: &AccessMode| {
             let mode = match mode {
-                AccessMode::ReadWriteOnce => Mode::SingleNodeMultiWriter,
-                AccessMode::ReadWriteOncePod => Mode::SingleNodeSingleWriter,
-                AccessMode::ReadOnlyMany => Mode::MultiNodeReaderOnly,
-                AccessMode::ReadWriteMany => Mode::MultiNodeMultiWriter,
+                AccessMode::OneNode => Mode::SingleNodeMultiWriter,
+                AccessMode::OnePod => Mode::SingleNodeSingleWriter,
+                AccessMode::Readers => Mode::MultiNodeReaderOnly,
+                AccessMode::Everybody => Mode::MultiNodeMultiWriter,
             };
             let capability = csi::VolumeCapability {
                 access_type: Some(access_type.clone()),
@@ -172,7 +172,7 @@ impl Drivers {
     /// What the driver says.
     pub fn modifies(&self, driver: &str, mutable: &Texts) -> Result<(), String> {
         let kind = kind_of(driver)?;
-        let modes = [AccessMode::ReadWriteOnce];
+        let modes = [AccessMode::OneNode];
         let wanted = Use { modes: &modes, volume: VolumeMode::Filesystem, fs_type: "", flags: &[] };
         let wanted = NewVolume {
             name: Name::parse("modified").map_err(|fault| fault.to_string())?,
@@ -198,7 +198,7 @@ impl Drivers {
     /// What the driver says.
     pub fn inlines(&self, driver: &str, attributes: &Texts, fs_type: &str) -> Result<(), String> {
         let kind = kind_of(driver)?;
-        let modes = [AccessMode::ReadWriteOnce];
+        let modes = [AccessMode::OneNode];
         let wanted = Use { modes: &modes, volume: VolumeMode::Filesystem, fs_type, flags: &[] };
         let access = self.access(kind, wanted).map_err(|fault| fault.to_string())?;
         let id = VolumeId::parse("csi-inline").map_err(|fault| fault.to_string())?;
@@ -214,7 +214,7 @@ impl Drivers {
     /// What the driver says.
     pub fn unlocks(&self, driver: &str, attributes: &Texts, secret: &Texts) -> Result<(), String> {
         let kind = kind_of(driver)?;
-        let modes = [AccessMode::ReadWriteOnce];
+        let modes = [AccessMode::OneNode];
         let wanted = Use { modes: &modes, volume: VolumeMode::Filesystem, fs_type: "", flags: &[] };
         let access = self.access(kind, wanted).map_err(|fault| fault.to_string())?;
         let id = VolumeId::parse("secret").map_err(|fault| fault.to_string())?;

@@ -175,12 +175,17 @@ pub struct Selector {
     pub match_labels: Texts,
 }
 
+/// Who may use a volume at once.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 pub enum AccessMode {
-    ReadWriteOnce,
-    ReadWriteOncePod,
-    ReadOnlyMany,
-    ReadWriteMany,
+    #[serde(rename = "ReadWriteOnce")]
+    OneNode,
+    #[serde(rename = "ReadWriteOncePod")]
+    OnePod,
+    #[serde(rename = "ReadOnlyMany")]
+    Readers,
+    #[serde(rename = "ReadWriteMany")]
+    Everybody,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]

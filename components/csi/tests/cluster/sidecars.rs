@@ -17,6 +17,9 @@ use cairn_contract::{
 };
 use std::collections::BTreeSet;
 
+/// Where controllers, their accounts and their leases are.
+const NAMESPACE: &str = "kube-system";
+
 #[test]
 fn every_driver_is_announced_as_it_is() {
     let (cluster, drivers) = (Cluster::read(), Drivers::open());
@@ -134,6 +137,7 @@ fn sidecars_find_the_driver_and_have_their_rights() {
         let (mut cluster_rights, mut own_rights) = (BTreeSet::new(), BTreeSet::new());
         let (mut bound, mut there) = (BTreeSet::new(), BTreeSet::new());
         for object in cluster.of(kind) {
+            assert!(object.metadata().namespace.as_deref().is_none_or(|held| held == NAMESPACE), "{kind:?}");
             match object {
                 Object::ClusterRole(role) => cluster_rights.extend(given(&role.rules)),
                 Object::Role(role) => own_rights.extend(given(&role.rules)),
@@ -144,7 +148,7 @@ fn sidecars_find_the_driver_and_have_their_rights() {
                     assert_eq!(binding.role_ref.api_group, "rbac.authorization.k8s.io");
                     for subject in &binding.subjects {
                         assert_eq!(subject.kind, "ServiceAccount");
-                        assert_eq!(subject.namespace, "kube-system");
+                        assert_eq!(subject.namespace, NAMESPACE);
                         bound.insert((
                             subject.name.clone(),
                             binding.role_ref.kind.clone(),
