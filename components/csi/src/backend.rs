@@ -218,9 +218,24 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether it can serve now.
+    /// Whether it can serve anything now.
     fn ready(&self) -> bool {
         true
+    }
+
+    /// Tries again what could not be used at the start; called now and then, until it says that all can. `staged` are the volumes
+    /// in use on this node.
+    fn retry(&self, staged: &[Staged]) -> bool {
+        let _ = staged;
+        true
+    }
+
+    /// That [`Self::volumes`] and [`Self::snapshots`] list all there are: what is not in them is not there.
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`], saying what cannot be looked at now.
+    fn complete(&self) -> Result<(), Fault> {
+        Ok(())
     }
 
     /// Makes a volume, or finds the one that was made by this name.
@@ -250,7 +265,7 @@ pub trait Backend: Send + Sync + 'static {
         unsupported(self.kind(), "know its volumes")
     }
 
-    /// All volumes, by identifier.
+    /// All volumes that can be looked at, by identifier.
     ///
     /// # Errors
     /// If they cannot be listed.
@@ -319,7 +334,7 @@ pub trait Backend: Send + Sync + 'static {
         unsupported(self.kind(), "remove snapshots")
     }
 
-    /// All snapshots, by identifier.
+    /// All snapshots that can be looked at, by identifier.
     ///
     /// # Errors
     /// If they cannot be listed.

@@ -27,18 +27,26 @@ fn wire(group: Group) -> csi::VolumeGroupSnapshot {
     }
 }
 
-/// A group as its snapshots tell of it. `listed` are those the caller knows, if any; they must be all.
-fn find(driver: &Driver, id: &SnapshotId, listed: &[String]) -> Result<Group, Fault> {
+/// A group as its snapshots tell of it.
+fn find(driver: &Driver, id: &SnapshotId) -> Result<Group, Fault> {
     let all = driver.backend.snapshots()?.into_iter();
     let snapshots: Vec<_> = all.filter(|snapshot| snapshot.group.as_ref() == Some(id)).collect();
-    let first =
-        snapshots.first().ok_or_else(|| Fault::NotFound(format!("there is no group of snapshots {id}")))?;
-    let known: BTreeSet<&str> = snapshots.iter().map(|snapshot| snapshot.id.as_str()).collect();
-    let listed: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
-    if !listed.is_empty() && listed != known {
-        return Err(Fault::Invalid(format!("snapshot_ids are not those of the group {id}")));
-    }
+    let Some(first) = snapshots.first() else {
+        driver.backend.complete()?;
+        return Err(Fault::NotFound(format!("there is no group of snapshots {id}")));
+    };
     Ok(Group { id: id.clone(), created: first.created, snapshots })
+}
+
+/// Refuses a list of a group's snapshots that is not of this group; none is no mistake. A removal that failed in the middle is
+/// repeated with the list of before: so what is `gone` may be in it, too.
+fn is_of(group: &Group, listed: &[String], gone: impl Fn(&str) -> bool) -> Result<(), Fault> {
+    let known: BTreeSet<&str> = group.snapshots.iter().map(|snapshot| snapshot.id.as_str()).collect();
+    let listed: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
+    if listed.is_empty() || (listed.is_superset(&known) && listed.difference(&known).all(|id| gone(id))) {
+        return Ok(());
+    }
+    Err(Fault::Invalid(format!("snapshot_ids are not those of the group {}", group.id)))
 }
 
 #[tonic::async_trait]
@@ -85,9 +93,13 @@ impl GroupController for GroupServer {
         let request = request.into_inner();
         let id = SnapshotId::parse(&request.group_snapshot_id)?;
         call(&self.0, vec![id.to_string()], move |driver| {
-            match find(driver, &id, &request.snapshot_ids) {
+            match find(driver, &id) {
                 Err(Fault::NotFound(_)) => return Ok(()),
-                found => found.map(drop)?,
+                found => {
+                    let all = driver.backend.snapshots()?;
+                    let gone = |id: &str| all.iter().all(|there| there.id.as_str() != id);
+                    is_of(&found?, &request.snapshot_ids, gone)?;
+                }
             }
             driver.backend.delete_group(&id)?;
             tracing::info!(group = %id, "group of snapshots is gone");
@@ -103,8 +115,42 @@ impl GroupController for GroupServer {
     ) -> Answer<csi::GetVolumeGroupSnapshotResponse> {
         let request = request.into_inner();
         let id = SnapshotId::parse(&request.group_snapshot_id)?;
-        let group =
-            call(&self.0, Vec::new(), move |driver| find(driver, &id, &request.snapshot_ids).map(wire));
+        let group = call(&self.0, Vec::new(), move |driver| {
+            let group = find(driver, &id)?;
+            is_of(&group, &request.snapshot_ids, |_| false).map(|()| wire(group))
+        });
         Ok(Response::new(csi::GetVolumeGroupSnapshotResponse { group_snapshot: Some(group.await?) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Snapshot;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn a_removal_is_repeated_with_the_list_of_before() {
+        let id = |id: &str| SnapshotId::parse(id).unwrap();
+        let snapshot = |name: &str| Snapshot {
+            id: id(name),
+            source: VolumeId::parse("v").unwrap(),
+            bytes: 1,
+            created: UNIX_EPOCH,
+            group: Some(id("g")),
+        };
+        let group = Group { id: id("g"), created: UNIX_EPOCH, snapshots: vec![snapshot("a"), snapshot("b")] };
+        for (listed, exact, removal) in [
+            (&[][..], true, true),
+            (&["b", "a"], true, true),
+            (&["a", "b", "gone"], false, true),
+            (&["a"], false, false),
+            (&["gone"], false, false),
+            (&["a", "other"], false, false),
+        ] {
+            let listed: Vec<String> = listed.iter().map(|id| (*id).to_owned()).collect();
+            assert_eq!(is_of(&group, &listed, |_| false).is_ok(), exact, "{listed:?}");
+            assert_eq!(is_of(&group, &listed, |id| id == "gone").is_ok(), removal, "{listed:?}");
+        }
     }
 }

@@ -127,6 +127,7 @@ impl Controller for ControllerServer {
     ) -> Answer<csi::ListVolumesResponse> {
         let csi::ListVolumesRequest { max_entries, starting_token } = request.into_inner();
         let (entries, next_token) = call(&self.0, Vec::new(), move |driver| {
+            driver.backend.complete()?;
             let all = driver.backend.volumes()?;
             let (volumes, next) = page(all, |volume| volume.id.as_str(), max_entries, &starting_token)?;
             let entries = volumes.into_iter().map(|volume| csi::list_volumes_response::Entry {
@@ -236,6 +237,9 @@ impl Controller for ControllerServer {
                     && (request.source_volume_id.is_empty()
                         || snapshot.source.as_str() == request.source_volume_id)
             });
+            if request.snapshot_id.is_empty() || all.is_empty() {
+                driver.backend.complete()?;
+            }
             let (snapshots, next) =
                 page(all, |snapshot| snapshot.id.as_str(), request.max_entries, &request.starting_token)?;
             let entries = snapshots.into_iter().map(|snapshot| csi::list_snapshots_response::Entry {
@@ -254,8 +258,14 @@ impl Controller for ControllerServer {
         let id = SnapshotId::parse(&request.into_inner().snapshot_id)?;
         let snapshot = call(&self.0, Vec::new(), move |driver| {
             let found = driver.backend.snapshots()?.into_iter().find(|snapshot| snapshot.id == id);
-            let found = found.ok_or_else(|| Fault::NotFound(format!("there is no snapshot {id}")))?;
-            Ok(convert::wire_snapshot(found))
+            let found = found.map_or_else(
+                || {
+                    driver.backend.complete()?;
+                    Err(Fault::NotFound(format!("there is no snapshot {id}")))
+                },
+                Ok,
+            );
+            found.map(convert::wire_snapshot)
         });
         Ok(Response::new(csi::GetSnapshotResponse { snapshot: Some(snapshot.await?) }))
     }

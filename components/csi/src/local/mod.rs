@@ -15,11 +15,16 @@
 //! <pool>/new/<id>/                   being made; emptied at a start
 //! <pool>/trash/<id>/                 being removed; emptied at a start
 //! ```
+//!
+//! One damaged record is one volume's end, and one missing disk one pool's ([`pools`]): the rest is served.
 
 mod copy;
+mod disk;
 mod parameters;
 mod pool;
+mod pools;
 mod quota;
+mod recover;
 mod snapshot;
 mod tree;
 mod volume;
@@ -36,6 +41,7 @@ use crate::{
     loopback, mount,
     mount::OptionSet,
     node::{Made, Staged},
+    records::Records,
 };
 use cairn_contract::{
     csi::{
@@ -46,6 +52,7 @@ use cairn_contract::{
 };
 use parameters::{Kind, Parameters};
 use pool::{Figures, Pool};
+use pools::Pools;
 use rustix::fs::{Mode, OFlags};
 use snapshot::{Original, SnapshotRecord};
 use std::os::fd::AsFd;
@@ -55,17 +62,17 @@ use volume::{Origin, VolumeRecord};
 #[derive(Debug)]
 pub struct Local {
     node: String,
-    pools: Vec<Pool>,
+    pools: Pools,
 }
 
-/// Opens the pools.
+/// Opens the pools; those that cannot be used are tried again later.
 ///
 /// # Errors
-/// If one cannot be used.
+/// If the driver's own records cannot be read.
 pub fn open(config: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
     let node = crate::server::node_name(config);
-    let pools: Result<Vec<Pool>, Fault> = config.pools.iter().map(Pool::open).collect();
-    Ok(Box::new(Local { node, pools: pools? }))
+    let making = Records::open(config.run.join(BackendKind::Local.name()).join("pools"))?;
+    Ok(Box::new(Local { node, pools: Pools::open(&config.pools, making) }))
 }
 
 const CONTROLLER: &[ControllerRpc] = &[
@@ -94,30 +101,31 @@ const NODE: &[NodeRpc] = &[
 
 impl Local {
     fn pool(&self, name: Option<&str>) -> Result<&Pool, Fault> {
-        let found = match name {
-            None => self.pools.first(),
-            Some(name) => self.pools.iter().find(|pool| pool.name == name),
-        };
-        found.ok_or_else(|| {
-            let names: Vec<&str> = self.pools.iter().map(|pool| pool.name.as_str()).collect();
-            Fault::Invalid(format!(
-                "there is no pool {:?} on node {}; it has {}",
-                name.unwrap_or_default(),
-                self.node,
-                names.join(", ")
-            ))
-        })
+        self.pools.named(name, &self.node)
     }
 
     /// A volume and the pool it is in.
     fn find(&self, id: &VolumeId) -> Result<(&Pool, VolumeRecord), Fault> {
-        let found = self.pools.iter().find_map(|pool| Some((pool, pool.volumes.get(id.as_str())?)));
-        found.ok_or_else(|| volume::missing(id.as_str(), &self.node))
+        let found = self.pools.all().find_map(|pool| Some((pool, pool.volumes.get(id.as_str())?)));
+        found.ok_or_else(|| self.missing(id.as_str(), &id.file_name()))
     }
 
     fn find_snapshot(&self, id: &SnapshotId) -> Result<(&Pool, SnapshotRecord), Fault> {
-        let found = self.pools.iter().find_map(|pool| Some((pool, pool.snapshots.get(id.as_str())?)));
-        found.ok_or_else(|| volume::missing(id.as_str(), &self.node))
+        let found = self.pools.all().find_map(|pool| Some((pool, pool.snapshots.get(id.as_str())?)));
+        found.ok_or_else(|| self.missing(id.as_str(), &id.file_name()))
+    }
+
+    /// Why something is not among the volumes and snapshots.
+    fn missing(&self, id: &str, file_name: &str) -> Fault {
+        if let Some(fault) = self.pools.all().find_map(|pool| pool.damage(file_name)) {
+            return fault;
+        }
+        match (volume::missing(id, &self.node), self.pools.complete()) {
+            (Fault::NotFound(_), Err(closed)) => {
+                Fault::Unavailable(format!("whether there is a {id} is not known: {closed}"))
+            }
+            (fault, _) => fault,
+        }
     }
 
     /// What a volume in `pool` is to be made from.
@@ -152,10 +160,13 @@ impl Local {
         })
     }
 
-    fn group_records(&self, id: &SnapshotId) -> Vec<(&Pool, SnapshotRecord)> {
-        let all =
-            self.pools.iter().flat_map(|pool| pool.snapshots.all().into_iter().map(move |held| (pool, held)));
-        all.filter(|(_, held)| held.group.as_ref().is_some_and(|group| group.id == *id)).collect()
+    /// A group's snapshots; a group is in one pool.
+    fn find_group(&self, id: &SnapshotId) -> Option<(&Pool, Vec<SnapshotRecord>)> {
+        self.pools.all().find_map(|pool| {
+            let mut held = pool.snapshots.all();
+            held.retain(|held| held.group.as_ref().is_some_and(|group| group.id == *id));
+            (!held.is_empty()).then_some((pool, held))
+        })
     }
 }
 
@@ -180,17 +191,33 @@ impl Backend for Local {
     }
 
     fn recover(&self, staged: &[Staged]) -> Result<(), Fault> {
-        self.pools.iter().for_each(|pool| pool.recover(staged));
+        self.pools.all().for_each(|pool| pool.recover(staged));
         Ok(())
+    }
+
+    fn ready(&self) -> bool {
+        self.pools.all().next().is_some()
+    }
+
+    fn retry(&self, staged: &[Staged]) -> bool {
+        self.pools.retry(staged)
+    }
+
+    fn complete(&self) -> Result<(), Fault> {
+        self.pools.complete()
     }
 
     fn create(&self, wanted: &NewVolume) -> Result<Volume, Fault> {
         let parameters = Parameters::parse(&wanted.parameters, &wanted.access)?;
         let pool = self.pool(parameters.pool.as_deref())?;
         let id = VolumeId::parse(&volume::id("vol", &self.node, &[wanted.name.as_str()]))?;
-        if let Ok((held_in, held)) = self.find(&id) {
-            held.is_what(wanted, &parameters, held_in.name == pool.name)?;
-            return Ok(held_in.describe(&held));
+        match self.find(&id) {
+            Ok((held_in, held)) => {
+                held.is_what(wanted, &parameters, held_in.name == pool.name)?;
+                return Ok(held_in.describe(&held));
+            }
+            Err(fault @ Fault::Precondition(_)) => return Err(fault),
+            Err(_) => {}
         }
         let origin = self.origin(wanted, pool)?;
         let made = pool.create(id, wanted, &parameters, origin, false)?;
@@ -212,7 +239,7 @@ impl Backend for Local {
     fn volumes(&self) -> Result<Vec<Volume>, Fault> {
         let mut all: Vec<Volume> = self
             .pools
-            .iter()
+            .all()
             .flat_map(|pool| pool.volumes.all().into_iter().map(|held| pool.describe(&held)))
             .collect();
         all.sort_by(|one, other| one.id.cmp(&other.id));
@@ -237,14 +264,16 @@ impl Backend for Local {
     fn snapshot(&self, wanted: &NewSnapshot) -> Result<Snapshot, Fault> {
         parameters::none(&wanted.parameters)?;
         let id = SnapshotId::parse(&volume::id("snap", &self.node, &[wanted.name.as_str()]))?;
-        if let Ok((_, held)) = self.find_snapshot(&id) {
-            if held.source == wanted.source {
-                return Ok(held.describe());
+        match self.find_snapshot(&id) {
+            Ok((_, held)) if held.source == wanted.source => return Ok(held.describe()),
+            Ok((_, held)) => {
+                return Err(Fault::AlreadyExists(format!(
+                    "the snapshot named {} is there already, of another volume ({})",
+                    wanted.name, held.source
+                )));
             }
-            return Err(Fault::AlreadyExists(format!(
-                "the snapshot named {} is there already, of another volume ({})",
-                wanted.name, held.source
-            )));
+            Err(fault @ Fault::Precondition(_)) => return Err(fault),
+            Err(_) => {}
         }
         let (pool, held) = self.find(&wanted.source)?;
         let original = Original { held, staged: wanted.staged.clone() };
@@ -266,7 +295,7 @@ impl Backend for Local {
     }
 
     fn snapshots(&self) -> Result<Vec<Snapshot>, Fault> {
-        let all = self.pools.iter().flat_map(|pool| pool.snapshots.all());
+        let all = self.pools.all().flat_map(|pool| pool.snapshots.all());
         let mut all: Vec<Snapshot> = all.map(|held| held.describe()).collect();
         all.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(all)
@@ -275,8 +304,7 @@ impl Backend for Local {
     fn group(&self, name: &Name, members: &[Member], parameters: &Texts) -> Result<Group, Fault> {
         parameters::none(parameters)?;
         let id = SnapshotId::parse(&volume::id("group", &self.node, &[name.as_str()]))?;
-        let held: Vec<SnapshotRecord> = self.group_records(&id).into_iter().map(|(_, held)| held).collect();
-        if !held.is_empty() {
+        if let Some((_, held)) = self.find_group(&id) {
             let same = held.len() == members.len()
                 && members.iter().all(|(member, _)| held.iter().any(|held| held.source == *member));
             return if same {
@@ -310,7 +338,7 @@ impl Backend for Local {
     }
 
     fn delete_group(&self, id: &SnapshotId) -> Result<(), Fault> {
-        self.group_records(id).into_iter().try_for_each(|(pool, held)| pool.delete_snapshot(&held))
+        self.find_group(id).map_or(Ok(()), |(pool, held)| pool.delete_group(&held))
     }
 
     fn attach(&self, wanted: &Attachment<'_>) -> Result<Source, Fault> {
@@ -337,6 +365,10 @@ impl Backend for Local {
     fn detach(&self, staged: &Staged) -> Result<(), Fault> {
         match self.find(&staged.id) {
             Ok((pool, held)) if held.kind == Kind::Image => loopback::detach(&pool.image(&held.id)),
+            // What is in use goes, also where its pool does not answer.
+            Err(Fault::Unavailable(_)) => self.pools.closed().try_for_each(|pool| {
+                loopback::detach(&pool.join("volumes").join(staged.id.file_name()).join("image"))
+            }),
             _ => Ok(()),
         }
     }
@@ -394,6 +426,7 @@ impl Backend for Local {
         match self.find(id) {
             Ok((_, held)) if held.ephemeral => Ok(()),
             Ok(_) => Err(Fault::AlreadyExists(format!("{id} is a volume that is not inline"))),
+            Err(fault @ Fault::Precondition(_)) => Err(fault),
             Err(_) => pool.create(id.clone(), &wanted, &parameters, None, true).map(drop),
         }
     }
@@ -402,7 +435,7 @@ impl Backend for Local {
         use std::fmt::Write;
         type Figure = fn(&Figures) -> u64;
         let pools: Vec<(&str, Figures)> =
-            self.pools.iter().map(|pool| (pool.name.as_str(), pool.figures())).collect();
+            self.pools.all().map(|pool| (pool.name.as_str(), pool.figures())).collect();
         let metrics: [(&str, Figure); 4] = [
             ("volumes", |figures| figures.volumes),
             ("snapshots", |figures| figures.snapshots),

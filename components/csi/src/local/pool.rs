@@ -1,6 +1,7 @@
 //! A pool: a directory in which volumes are made, kept and counted.
 
 use super::{
+    disk,
     parameters::{Kind, Parameters},
     quota,
     snapshot::SnapshotRecord,
@@ -10,11 +11,8 @@ use crate::{
     access::MountAccess,
     backend::Space,
     error::{During, Fault},
-    filesystem::{self, Content, FsType},
-    loopback,
-    mount::{self, MountOptions, OptionSet, Seen, Targets},
-    node::Staged,
-    records::sync,
+    filesystem::{self, Unfinished},
+    records::{Records, sync},
     walk,
 };
 use cairn_contract::storage::{self, Quota};
@@ -44,6 +42,8 @@ pub(super) struct Pool {
     limit: Option<u64>,
     pub(super) volumes: Held<VolumeRecord>,
     pub(super) snapshots: Held<SnapshotRecord>,
+    /// Directories whose record cannot be read, by name: they are left alone.
+    damaged: BTreeMap<String, String>,
     /// Bytes promised to what is being made, by identifier.
     reserved: Mutex<BTreeMap<String, u64>>,
     /// Projects in use.
@@ -100,9 +100,12 @@ impl Drop for Reserved<'_> {
 
 impl Pool {
     /// Opens a pool, with its disk mounted if it has one of its own.
-    pub(super) fn open(config: &storage::Pool) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// If its disk or directory cannot be used. A record in it that cannot be read is no error: that volume is left alone.
+    pub(super) fn open(config: &storage::Pool, making: &Records<Unfinished>) -> Result<Self, Fault> {
         if let Some(device) = &config.device {
-            mount_disk(device, &config.path, config.quota)?;
+            disk::mount(config, device, making)?;
         }
         for part in PARTS {
             let path = config.path.join(part);
@@ -110,13 +113,14 @@ impl Pool {
         }
         // /sys names the files behind loop devices without links on the way.
         let path = config.path.canonicalize().during(|| format!("look at {}", config.path.display()))?;
-        let pool = Self {
+        let mut pool = Self {
             name: config.name.clone(),
             path,
             quota: config.quota,
             limit: config.limit_bytes,
             volumes: Held(Mutex::default()),
             snapshots: Held(Mutex::default()),
+            damaged: BTreeMap::new(),
             reserved: Mutex::default(),
             projects: Mutex::default(),
         };
@@ -127,6 +131,10 @@ impl Pool {
         for held in pool.read::<SnapshotRecord>("snapshots", "snapshot.json")? {
             pool.snapshots.insert(held.id.as_str(), held.clone());
         }
+        // The files of a volume that is left alone keep their project.
+        let kept = pool.damaged.keys().map(|name| pool.path.join("volumes").join(name).join("data"));
+        let kept: Vec<u32> = kept.filter_map(|files| quota::project(&files).ok()).collect();
+        pool.projects().extend(kept);
         // Everything else can be served without.
         if let Err(fault) = pool.enforced() {
             tracing::error!("{fault}");
@@ -149,73 +157,34 @@ impl Pool {
     }
 
     /// The records of one part.
-    fn read<T: DeserializeOwned>(&self, part: &str, record: &str) -> Result<Vec<T>, Fault> {
+    fn read<T: DeserializeOwned>(&mut self, part: &str, record: &str) -> Result<Vec<T>, Fault> {
         let directory = self.path.join(part);
         let mut found = Vec::new();
         for entry in fs::read_dir(&directory).during(|| format!("read {}", directory.display()))? {
-            let path = entry.during(|| format!("read {}", directory.display()))?.path().join(record);
-            match record::load(&path).during(|| format!("read the record {}", path.display()))? {
-                Some(held) => found.push(held),
-                None => tracing::warn!(path = %path.display(), "no record is there; left alone"),
-            }
+            let entry = entry.during(|| format!("read {}", directory.display()))?;
+            let path = entry.path().join(record);
+            let why = match record::load(&path) {
+                Ok(Some(held)) => {
+                    found.push(held);
+                    continue;
+                }
+                Ok(None) => format!("its record {} is not there", path.display()),
+                Err(error) => format!("its record {} cannot be read: {error}", path.display()),
+            };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            tracing::error!(pool = self.name, volume = name, "left alone: {why}");
+            self.damaged.insert(name, why);
         }
         Ok(found)
     }
 
-    /// Removes what a crash left half-made. What cannot be removed is logged and left for the next start: it is in nobody's
-    /// way.
-    pub(super) fn recover(&self, staged: &[Staged]) {
-        let used: BTreeSet<&str> = staged.iter().map(|held| held.id.as_str()).collect();
-        for held in self.volumes.all() {
-            if held.ephemeral && !used.contains(held.id.as_str()) {
-                tracing::info!(volume = %held.id, "inline volume without a pod: removed");
-                self.log(self.delete(&held));
-            }
-        }
-        let kept: BTreeSet<PathBuf> = self
-            .volumes
-            .all()
-            .iter()
-            .filter(|held| used.contains(held.id.as_str()))
-            .map(|held| self.image(&held.id))
-            .collect();
-        self.log(loopback::detach_below(&self.path, |file| kept.contains(file)));
-        for part in ["new", "trash"] {
-            self.log(self.sweep(&self.path.join(part)));
-        }
-        // A group of snapshots is whole or not at all: what was being made or removed has its records in memory only.
-        let snapshots = self.snapshots.all();
-        for held in snapshots.iter().filter(|held| !held.is_whole(&snapshots)) {
-            tracing::info!(snapshot = %held.id, "part of a group that is not whole: removed");
-            self.log(self.delete_snapshot(held));
-        }
-        // A quota that was changed without its record, or the other way round.
-        for held in self.volumes.all() {
-            match held.kind {
-                Kind::Directory => {
-                    if let Err(fault) = self.limit_again(&held) {
-                        tracing::error!(volume = %held.id, "not held to its size: {fault}");
-                    }
-                }
-                Kind::Image => self.log(self.grow_image(&held)),
-            }
-        }
-    }
-
-    fn log(&self, done: Result<(), Fault>) {
-        if let Err(fault) = done {
-            tracing::error!(pool = self.name, "at the start: {fault}");
-        }
-    }
-
-    /// Empties a directory of what is half-made or half-removed, as far as that can be done.
-    fn sweep(&self, directory: &Path) -> Result<(), Fault> {
-        for entry in fs::read_dir(directory).during(|| format!("read {}", directory.display()))? {
-            let path = entry.during(|| format!("read {}", directory.display()))?.path();
-            tracing::info!(path = %path.display(), "half-made or half-removed: removed");
-            self.log(remove_all(&path));
-        }
-        Ok(())
+    /// What is wrong with a volume or snapshot that is left alone, by the name of its directory.
+    pub(super) fn damage(&self, name: &str) -> Option<Fault> {
+        let why = self.damaged.get(name)?;
+        Some(Fault::Precondition(format!(
+            "{name} is damaged, and its data left alone: {why}. Put the record back, or remove the directory, and start the \
+             driver again"
+        )))
     }
 
     /// Makes an image as large as its record promises.
@@ -415,34 +384,10 @@ fn limits(held: &VolumeRecord) -> quota::Limit {
 }
 
 /// Removes a directory or file with all in it; none is fine.
-fn remove_all(path: &Path) -> Result<(), Fault> {
+pub(super) fn remove_all(path: &Path) -> Result<(), Fault> {
     let removed = || match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => Ok(walk::remove(File::open(parent)?, name)?),
         _ => Err(io::Error::from(io::ErrorKind::InvalidInput)),
     };
     removed().during(|| format!("remove {}", path.display()))
-}
-
-/// Mounts a pool's own disk at its path, and makes it into XFS if nothing is on it. Mounted already is fine.
-fn mount_disk(device: &Path, path: &Path, quota: Quota) -> Result<(), Fault> {
-    fs::create_dir_all(path).during(|| format!("make {}", path.display()))?;
-    let parent = path.parent().unwrap_or(path);
-    let place = Targets::new(&[parent.to_path_buf()]).place(&path.to_string_lossy(), "the pool's path")?;
-    if matches!(place.see()?, Seen::Mounted { .. }) {
-        return Ok(());
-    }
-    let fs_type = match filesystem::look(device)? {
-        Content::FileSystem(fs_type) => fs_type,
-        Content::Blank => {
-            tracing::info!(device = %device.display(), "the pool's disk is blank: making XFS");
-            filesystem::make(device, FsType::Xfs)?;
-            FsType::Xfs
-        }
-        content @ Content::Other(_) => {
-            return Err(Fault::Precondition(format!("the pool's disk {} holds {content}", device.display())));
-        }
-    };
-    let flags = if quota == Quota::Enforced { vec!["prjquota".to_owned()] } else { Vec::new() };
-    let options = MountOptions::parse(&flags, OptionSet::POOL)?;
-    place.attach(mount::of_device(device, fs_type, &options, false)?)
 }

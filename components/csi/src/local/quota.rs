@@ -160,6 +160,14 @@ pub(super) fn join(directory: &Path, project: u32) -> Result<(), Fault> {
     unsafe { ioctl(&opened, Setter::<SET, Attributes>::new(attributes)) }.during(what)
 }
 
+/// The project of a directory.
+pub(super) fn project(directory: &Path) -> Result<u32, Fault> {
+    let opened = open(directory)?;
+    // SAFETY: as in `join`.
+    let attributes = unsafe { ioctl(&opened, Getter::<GET, Attributes>::new()) };
+    attributes.map(|held| held.project).during(|| format!("read the project of {}", directory.display()))
+}
+
 /// What a project may have.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {

@@ -21,6 +21,7 @@ use crate::{
 use cairn_daemon::record;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -71,10 +72,10 @@ impl SnapshotRecord {
         if self.shares { self.allocated } else { 0 }
     }
 
-    /// Whether its group, if it has one, is whole among `all`.
-    pub(super) fn is_whole(&self, all: &[Self]) -> bool {
-        let there = |id: &SnapshotId| all.iter().any(|other| other.id == *id);
-        self.group.as_ref().is_none_or(|group| group.members.iter().all(there))
+    /// Members of its group, if it has one, that are not among `all`.
+    pub(super) fn missing(&self, all: &[Self]) -> impl Iterator<Item = &SnapshotId> {
+        let members = self.group.iter().flat_map(|group| &group.members);
+        members.filter(|id| all.iter().all(|other| other.id != **id))
     }
 }
 
@@ -185,6 +186,15 @@ impl Pool {
         Ok(())
     }
 
+    /// Removes the snapshots of a group, also those whose record is lost.
+    pub(super) fn delete_group(&self, held: &[SnapshotRecord]) -> Result<(), Fault> {
+        let lost: BTreeSet<&SnapshotId> = held.iter().flat_map(|one| one.missing(held)).collect();
+        for id in lost {
+            self.discard(&self.snapshot_directory(id), &id.file_name(), None)?;
+        }
+        held.iter().try_for_each(|held| self.delete_snapshot(held))
+    }
+
     /// Where a volume's data is.
     pub(super) fn data(&self, held: &VolumeRecord) -> PathBuf {
         match held.kind {
@@ -203,7 +213,8 @@ impl Pool {
                     Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                     made => made.during(|| format!("make {}", to.display()))?,
                 }
-                tree::copy(from, &to, &into.join("links")).during(|| format!("copy {} to {}", from.display(), to.display()))
+                tree::copy(from, &to, &into.join("links"))
+                    .during(|| format!("copy {} to {}", from.display(), to.display()))
             }
         }
     }

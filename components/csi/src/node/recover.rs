@@ -74,7 +74,11 @@ impl Driver {
         for held in self.staged.all() {
             // The inline volumes of pods that are gone, too.
             match held.path {
-                None => self.remove_inline(&held)?,
+                None => {
+                    if let Err(fault) = self.remove_inline(&held) {
+                        tracing::warn!(volume = %held.id, "an inline volume of the boot before: {fault}");
+                    }
+                }
                 Some(_) => self.staged.remove(&held.id.file_name())?,
             }
         }

@@ -80,7 +80,16 @@ impl Node for NodeServer {
         let id = VolumeId::parse(&request.volume_id)?;
         let place = self.0.targets.place(&request.staging_target_path, "staging_target_path")?;
         call(&self.0, vec![id.to_string()], move |driver| {
-            let Some(held) = driver.staged.get(&id.file_name()) else { return Ok(()) };
+            let Some(held) = driver.staged.get(&id.file_name()) else {
+                // As after its record was damaged.
+                return match place.see()? {
+                    Seen::Mounted { .. } => Err(Fault::Precondition(format!(
+                        "{id} has no record here, and something is mounted on {}: unmount it if it is of no use",
+                        place.path().display()
+                    ))),
+                    _ => Ok(()),
+                };
+            };
             if held.path.as_ref() != Some(&place.path()) {
                 return Err(Fault::Precondition(format!("{id} is staged at another path")));
             }
