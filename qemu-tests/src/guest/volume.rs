@@ -51,6 +51,8 @@ pub struct Claim {
     pub secrets: BTreeMap<String, String>,
     /// Mount options of the class.
     pub mount_flags: Vec<String>,
+    /// The pod's `fsGroup`; empty: none.
+    pub group: String,
     /// What it begins with.
     pub source: Option<Source>,
 }
@@ -96,6 +98,7 @@ impl Claim {
             parameters: BTreeMap::new(),
             secrets: BTreeMap::new(),
             mount_flags: Vec::new(),
+            group: String::new(),
             source: None,
         }
     }
@@ -136,6 +139,12 @@ impl Claim {
         self
     }
 
+    /// For pods whose `fsGroup` it is.
+    pub fn group(mut self, group: u32) -> Self {
+        self.group = group.to_string();
+        self
+    }
+
     /// With something in it from the first moment.
     pub fn from(mut self, source: Source) -> Self {
         self.source = Some(source);
@@ -148,7 +157,7 @@ impl Claim {
             Form::Files(file_system) => AccessType::Mount(MountVolume {
                 fs_type: (*file_system).to_owned(),
                 mount_flags: self.mount_flags.clone(),
-                volume_mount_group: String::new(),
+                volume_mount_group: self.group.clone(),
             }),
         };
         csi::VolumeCapability {

@@ -21,7 +21,7 @@ pub(super) static SCENARIO: Scenario = Scenario {
     title: "an iSCSI unit with CHAP and two ways is used, loses a way, grows, outlives the driver, and is logged out of",
     requirements: &["ra2.stg.003", "ra2.stg.006"],
     needs: Needs::Shared,
-    budget: 4,
+    budget: 6,
     run: |context| Box::pin(run(context)),
 };
 
@@ -49,6 +49,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         .secret(SECRET, OURS.secret)
         .secret("node.session.auth.username_in", THEIRS.user)
         .secret("node.session.auth.password_in", THEIRS.secret);
+    let twin = Claim { name: "twin".to_owned(), ..claim.clone() };
     let volume = driver.existing("a-unit", claim, attributes(&target, "1"));
 
     context.step("wrong secrets, and a unit that is not there");
@@ -65,6 +66,16 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let (pod, container) = guest.pod_with("first", probe, &path).await?;
     container.exec(&[&program, "fill", "/volume/kept", "2M"]).await?.success()?;
     let sum = container.exec(&[&program, "sha256", "/volume/kept"]).await?.success()?;
+    condition(context, &volume, false).await?;
+
+    context.step("another volume that names the same unit comes and goes, and one that fails to come");
+    let failing = driver.existing("a-failing-twin", twin.clone().on("xfs"), attributes(&target, "1"));
+    refused("another file system", failing.stage(&host).await, "FailedPrecondition")?;
+    let twin = driver.existing("a-twin", twin, attributes(&target, "1"));
+    twin.stage(&host).await?;
+    twin.unstage().await?;
+    check_equal("the sessions after that", &target.sessions().await?, &2)?;
+    container.exec(&[&program, "fill", "/volume/still-there", "2M"]).await?.success()?;
     condition(context, &volume, false).await?;
 
     context.step("take one way away");
@@ -108,14 +119,26 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let records = host.list("/run/cairn/iscsi/nodes").await.unwrap_or_default();
     check(records.is_empty(), || format!("records with secrets are left: {records:?}"))?;
 
-    context.step("used again, by another pod");
+    context.step("used again, by another pod, while one way is down");
+    target.gates()[1].shut();
     volume.stage(&host).await?;
-    let path = volume.publish(&host, "second").await?;
+    check_equal("the sessions by one way", &target.sessions().await?, &1)?;
+    let path = volume.publish(&host, "first").await?;
     let (pod, container) = guest.pod_with("second", probe, &path).await?;
+    condition(context, &volume, true).await?;
+
+    context.step("the way that was down comes");
+    target.gates()[1].open();
+    condition(context, &volume, false).await?;
+    check_equal("the sessions by both ways", &target.sessions().await?, &2)?;
+    by_both_ways(context, &host).await?;
+    target.gates()[0].shut();
+    container.exec(&[&program, "fill", "/volume/other-way", "2M"]).await?.success()?;
+    target.gates()[0].open();
     let seen = container.exec(&[&program, "sha256", "/volume/kept"]).await?.success()?;
     check_equal("the file's digest", &seen, &sum)?;
     pod.remove().await?;
-    volume.unpublish("second").await?;
+    volume.unpublish("first").await?;
     volume.unstage().await?;
     check_equal("the sessions at the end", &target.sessions().await?, &0)?;
     host.leave().await
@@ -136,6 +159,22 @@ pub(super) fn attributes_by<'g>(
     let portals = serde_json::Value::from(portals).to_string();
     let entries = [("iqn", TARGET), ("lun", lun), ("portals", &portals), ("sessionCHAPAuth", "true")];
     entries.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+/// Waits until both of the unit's disks are part of a device.
+async fn by_both_ways(context: &mut Context<'_>, host: &Host) -> Result<(), Stop> {
+    let deadline = context.guest()?.pace().deadline(Duration::from_secs(60));
+    loop {
+        let mut parts = 0;
+        for disk in host.list("/sys/block").await?.iter().filter(|name| name.starts_with("sd")) {
+            parts += usize::from(!host.list(&format!("/sys/block/{disk}/holders")).await?.is_empty());
+        }
+        if parts == 2 {
+            return Ok(());
+        }
+        check(deadline.is_open(), || format!("{parts} of 2 disks are part of a device"))?;
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Waits until the driver calls the volume abnormal, or well again.

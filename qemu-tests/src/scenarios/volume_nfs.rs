@@ -7,9 +7,13 @@ use crate::{
         volume::{Claim, refused},
     },
     scenario::{Context, Needs, Scenario, Stop, check, check_equal},
-    storage::nfs::{EXPORT, EXPORT_READ_ONLY, NfsServer},
+    storage::nfs::{EXPORT, EXPORT_READ_ONLY, EXPORT_SQUASHED, NfsServer},
 };
 use cairn_contract::{csi::volume_capability::access_mode::Mode, storage::BackendKind};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
 
 pub(super) static SCENARIO: Scenario = Scenario {
     id: "volume-nfs",
@@ -21,6 +25,8 @@ pub(super) static SCENARIO: Scenario = Scenario {
 };
 
 const SIZE: i64 = 1 << 30;
+/// A pod's `fsGroup`.
+const GROUP: u32 = 4242;
 
 async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     context.lab().has_volumes(BackendKind::Nfs)?;
@@ -76,12 +82,43 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     given.unpublish("third").await?;
     given.unstage().await?;
 
+    context.step("fsGroup where the server takes the node's root for nobody, and where it does not");
+    let theirs = server.directory.join("theirs");
+    fs::create_dir(&theirs)
+        .and_then(|()| fs::set_permissions(&theirs, Permissions::from_mode(0o777)))
+        .map_err(crate::error::Fault::io("make a directory on the server"))?;
+    let group = || {
+        fs::metadata(&theirs).map(|seen| seen.gid()).map_err(crate::error::Fault::io("look at the server"))
+    };
+    let before = group()?;
+    for (share, given) in [(EXPORT_SQUASHED, before), (EXPORT, GROUP)] {
+        let attributes = [("server", address.as_str()), ("share", share), ("subDir", "theirs")];
+        let attributes = attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let name = share.trim_start_matches('/');
+        let volume = driver.existing(name, claim(name, share).group(GROUP), attributes);
+        volume.stage(&host).await?;
+        let path = volume.publish(&host, name).await?;
+        check_equal("the group of the directory on the server", &group()?, &given)?;
+        let (pod, container) = guest.pod_with(name, probe, &path).await?;
+        let file = format!("/volume/{name}");
+        container.exec(&[&program, "write", &file, "from the pod"]).await?.success()?;
+        let made =
+            fs::metadata(theirs.join(name)).map_err(crate::error::Fault::io("look at the pod's file"))?;
+        check_equal("whether the pod's file is root's", &(made.uid() == 0), &(share == EXPORT))?;
+        pod.remove().await?;
+        volume.unpublish(name).await?;
+        volume.unstage().await?;
+    }
+
     context.step("what leads elsewhere is refused");
     let outside = claim("outside", EXPORT).parameter("subDir", "../outside");
     refused("a directory outside", driver.provision(outside).await, "InvalidArgument")?;
     refused("an export that is not there", driver.provision(claim("none", "/none")).await, "NotFound")?;
     let taken = claim("taken", EXPORT).parameter("subDir", "shared");
     refused("another volume's directory", driver.provision(taken).await, "AlreadyExists")?;
+    let inside = claim("inside", EXPORT).parameter("subDir", "shared/inside");
+    refused("a directory in another volume", driver.provision(inside).await, "AlreadyExists")?;
+    check(!server.directory.join("shared/inside").exists(), || "a volume is in another".to_owned())?;
 
     context.step("released, on the node and on the server");
     writer.remove().await?;

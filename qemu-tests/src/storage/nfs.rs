@@ -16,6 +16,9 @@ pub const EXPORT: &str = "/export";
 /// The same files, for reading only.
 pub const EXPORT_READ_ONLY: &str = "/read-only";
 
+/// The same files, of a server that takes root for nobody, as most do unless they are told otherwise.
+pub const EXPORT_SQUASHED: &str = "/squashed";
+
 /// A server that runs. Ends when dropped.
 #[derive(Debug)]
 pub struct NfsServer {
@@ -56,18 +59,19 @@ impl NfsServer {
 /// Ganesha 4.3 has a part: Linux 6.12 reads zeros from it (READ_PLUS).
 fn configuration(port: u16, directory: &Path, recovery: &Path) -> String {
     let (directory, recovery) = (directory.display(), recovery.display());
-    let export = |id, pseudo, access| {
+    let export = |id, pseudo, access, squash| {
         format!(
             "EXPORT {{ Export_Id = {id}; Path = \"{directory}\"; Pseudo = \"{pseudo}\"; Tag = \"{id}\"; Access_Type = {access}; \
-             Squash = No_Root_Squash; SecType = sys; Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}\n"
+             Squash = {squash}; SecType = sys; Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}\n"
         )
     };
     format!(
         "NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }}\n\
          NFSv4 {{ Minor_Versions = 0, 1; Graceless = true; RecoveryBackend = fs; RecoveryRoot = \"{recovery}\"; Only_Numeric_Owners = true; }}\n\
-         NFS_KRB5 {{ Active_krb5 = false; }}\n{}{}",
-        export(1, EXPORT, "RW"),
-        export(2, EXPORT_READ_ONLY, "RO"),
+         NFS_KRB5 {{ Active_krb5 = false; }}\n{}{}{}",
+        export(1, EXPORT, "RW", "No_Root_Squash"),
+        export(2, EXPORT_READ_ONLY, "RO", "No_Root_Squash"),
+        export(3, EXPORT_SQUASHED, "RW", "Root_Squash"),
     )
 }
 
