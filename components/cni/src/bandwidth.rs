@@ -43,14 +43,14 @@ struct Runtime {
     bandwidth: Option<Limits>,
 }
 
-/// Bits a second, and bits at once.
+/// Bits a second, and bits at once; 0 and `None` are without limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Limits {
-    ingress_rate: u64,
-    ingress_burst: u64,
-    egress_rate: u64,
-    egress_burst: u64,
+    ingress_rate: Option<u64>,
+    ingress_burst: Option<u64>,
+    egress_rate: Option<u64>,
+    egress_burst: Option<u64>,
 }
 
 /// What the pod may receive and send; `None` is without limit.
@@ -62,11 +62,13 @@ struct Buckets {
 
 impl Buckets {
     fn load(request: &Request) -> Result<Self, CniError> {
-        let document: Document = request.config()?;
-        let limits = document.runtime_config.bandwidth.unwrap_or(document.own);
+        let Document { own, runtime_config } = request.config()?;
+        // The network's own limits are for all of its pods, whatever a pod asks for: one of them, and the runtime's
+        // do not count.
+        let given = if own == Limits::default() { runtime_config.bandwidth.unwrap_or_default() } else { own };
         Ok(Self {
-            received: bucket(limits.ingress_rate, limits.ingress_burst)?,
-            sent: bucket(limits.egress_rate, limits.egress_burst)?,
+            received: bucket(given.ingress_rate, given.ingress_burst)?,
+            sent: bucket(given.egress_rate, given.egress_burst)?,
         })
     }
 
@@ -75,9 +77,9 @@ impl Buckets {
     }
 }
 
-fn bucket(rate: u64, burst: u64) -> Result<Option<TokenBucket>, CniError> {
+fn bucket(rate: Option<u64>, burst: Option<u64>) -> Result<Option<TokenBucket>, CniError> {
     let too_small = "a rate and a burst must be at least 8 bits";
-    let message = match (rate, burst) {
+    let message = match (rate.unwrap_or(0), burst.unwrap_or(0)) {
         (0, 0) => return Ok(None),
         (_, 0) => "if rate is set, burst must also be set",
         (0, _) => "if burst is set, rate must also be set",
@@ -136,6 +138,16 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
     }
     if let Some(bucket) = buckets.sent {
         let ifb = ifb_name(request);
+        let new = NewLink {
+            name: &ifb,
+            kind: Kind::Ifb,
+            parent: None,
+            netns: None,
+            mtu: Some(host.mtu),
+            mac: None,
+        };
+        // One of that name that is there already was made by another ADD, and may be in use.
+        route.add_link(&new).map_err(|e| e.during(format_args!("adding link {ifb:?} (ifb)")))?;
         let link = match hold_up(request, &mut route, &host, &ifb, bucket) {
             Ok(link) => link,
             Err(error) => {
@@ -159,9 +171,6 @@ fn hold_up(
     ifb: &str,
     bucket: TokenBucket,
 ) -> Result<Link, CniError> {
-    let new =
-        NewLink { name: ifb, kind: Kind::Ifb, parent: None, netns: None, mtu: Some(host.mtu), mac: None };
-    route.add_link(&new).map_err(|e| e.during(format_args!("adding link {ifb:?} (ifb)")))?;
     let link = interface::find(route, ifb)?;
     let alias = alias(&Owner::new(&request.network, &request.attachment));
     route.set_alias(link.index, &alias).map_err(|e| e.during(format_args!("noting whose {ifb:?} is")))?;
@@ -236,10 +245,15 @@ fn compare(route: &mut RouteSocket, link: &Link, wanted: TokenBucket) -> Result<
         .token_bucket(link.index)
         .map_err(|e| e.during(format_args!("looking at qdiscs of {name:?}")))?;
     match found {
-        Some((rate, limit)) if (rate, limit) == (wanted.rate, wanted.limit) => Ok(()),
-        Some((rate, limit)) => Err(CniError::internal(format!(
-            "qdisc tbf on {name} has rate {rate} and limit {limit}, not {} and {}",
-            wanted.rate, wanted.limit
+        Some(found) if found.is(wanted) => Ok(()),
+        Some(found) => Err(CniError::internal(format!(
+            "qdisc tbf on {name} has rate {}, limit {} and a burst of {}, not {}, {} and {}",
+            found.rate,
+            found.limit,
+            found.burst(),
+            wanted.rate,
+            wanted.limit,
+            wanted.burst
         ))),
         None => Err(CniError::internal(format!("Failed to find qdisc tbf on {name}"))),
     }
@@ -261,6 +275,7 @@ mod tests {
     #[test]
     fn rate_and_burst_come_together_and_fit() {
         let expected = TokenBucket { rate: 12_500_000, burst: 1_000_000, limit: 1_312_500 };
+        let bucket = |rate, burst| bucket(Some(rate), Some(burst));
         assert_eq!(bucket(100_000_000, 8_000_000).unwrap(), Some(expected));
         assert_eq!(bucket(0, 0).unwrap(), None);
         // A rate of more than 4 GiB a second, whose queue does not fit in 32 bits either.

@@ -32,5 +32,5 @@ pub fn del(request: &Request) -> Result<(), CniError> {
 
 /// Interface, addresses and routes are as ADD left them.
 pub fn check(request: &Request) -> Result<(), CniError> {
-    interface::check(request, Some("dummy")).map(|_| ())
+    interface::check(request, Some(Kind::Dummy.name())).map(|_| ())
 }

@@ -126,7 +126,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
         .ok_or_else(|| CniError::config("missing prevResult from earlier plugin"))?;
     let wanted = Wanted::new(request, policy, &previous)?;
     let mut ruleset = Ruleset::open()?;
-    // The pod's first: a DEL of the bridge's last pod that runs now must see that there is another.
+    // The pod's first: a DEL of the bridge's last pod that runs now must see that there is another, or be over.
     ruleset.replace(&[FORWARDED], &owner(request), &wanted.pod)?;
     if let Some((bridge, rules)) = &wanted.bridge
         && let Err(error) = ruleset.replace(&OF_BRIDGE, bridge, rules)
@@ -145,10 +145,7 @@ pub fn del(request: &Request) -> Result<(), CniError> {
 }
 
 fn forget_bridges(request: &Request, ruleset: &mut Ruleset) -> Result<(), CniError> {
-    if ruleset.owners(FORWARDED, &request.network)?.is_empty() {
-        ruleset.retain(&OF_BRIDGE, &request.network, &[])?;
-    }
-    Ok(())
+    ruleset.remove_unused(&OF_BRIDGE, &request.network, FORWARDED)
 }
 
 /// The rules are exactly those that ADD would make.

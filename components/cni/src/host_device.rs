@@ -1,20 +1,24 @@
 //! `host-device`: one of the host's interfaces, moved into the pod and back.
 //!
-//! The name it has on the host is noted as its alias while it is away, as the reference plugin does.
+//! A PCI device whose driver gives it to a program (DPDK) has no interface: such a pod gets its addresses reserved, and
+//! nothing is moved.
 
 use crate::{
     interface::{self, DnsFrom, WithoutIpam},
+    loan,
     netlink::{
         link::{Link, Mac},
         route::RouteSocket,
     },
     netns::NetNs,
     protocol::{error::CniError, request::Request, result::CniResult},
-    veth::random_name,
+    sysfs,
 };
-use rustix::{fd::AsFd, io::Errno};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    cell::OnceCell,
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -75,7 +79,8 @@ impl Device {
         }
     }
 
-    fn find(&self, route: &mut RouteSocket) -> Result<Link, CniError> {
+    fn find(&self, sysfs: &Path, route: &mut RouteSocket) -> Result<Link, CniError> {
+        let of = |name: Result<String, String>| name.map_err(CniError::internal);
         match self {
             Self::Name(name) => interface::find(route, name),
             Self::Mac(mac) => {
@@ -83,22 +88,23 @@ impl Device {
                 let found = links.into_iter().find(|link| link.mac == *mac);
                 found.ok_or_else(|| CniError::internal(format!("no link has hardware address {mac}")))
             }
-            Self::KernelPath(path) => interface::find(route, &name_in(&path.join("net"))?),
-            Self::Bus(id) => {
-                let of = |bus: &str| Path::new("/sys/bus").join(bus).join("devices").join(id).join("net");
-                let name = name_in(&of("pci")).or_else(|pci| name_in(&of("auxiliary")).map_err(|_| pci))?;
-                interface::find(route, &name)
-            }
+            Self::KernelPath(path) => interface::find(route, &of(sysfs::interface_of(path))?),
+            Self::Bus(id) => interface::find(route, &of(on_bus(sysfs, id))?),
         }
+    }
+
+    /// It is bound to a driver that gives it to a program (DPDK): no interface, and nothing to be moved.
+    fn is_for_userspace(&self, sysfs: &Path) -> bool {
+        const DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+        let Self::Bus(id) = self else { return false };
+        sysfs::driver_of(&sysfs::device(sysfs, "pci", id)).is_some_and(|own| DRIVERS.contains(&own.as_str()))
     }
 }
 
-/// The one network interface below a device's directory in sysfs.
-fn name_in(directory: &Path) -> Result<String, CniError> {
-    let failed = |why: &str| CniError::internal(format!("{}: {why}", directory.display()));
-    let mut entries = std::fs::read_dir(directory).map_err(|e| failed(&e.to_string()))?;
-    let first = entries.next().and_then(Result::ok).ok_or_else(|| failed("no network interface there"))?;
-    first.file_name().into_string().map_err(|_| failed("the interface's name is not text"))
+/// The interface of a PCI device, or of one on the auxiliary bus.
+fn on_bus(sysfs: &Path, id: &str) -> Result<String, String> {
+    let of = |bus: &str| sysfs::interface_of(&sysfs::device(sysfs, bus, id));
+    of("pci").or_else(|pci| of("auxiliary").map_err(|_| pci))
 }
 
 pub(crate) fn read(request: &Request) -> Result<(), CniError> {
@@ -108,66 +114,70 @@ pub(crate) fn read(request: &Request) -> Result<(), CniError> {
 
 /// Moves the device into the pod.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
-    let device = Device::load(request)?;
+    let (sysfs, device) = (Path::new(sysfs::ROOT), Device::load(request)?);
+    if device.is_for_userspace(sysfs) {
+        return interface::reserve(request);
+    }
     let name = &request.attachment.ifname;
+    let lent = OnceCell::new();
     let make = |netns: &NetNs| {
         let mut route = interface::open()?;
-        let link = device.find(&mut route)?;
-        // Asked first: a device that cannot arrive should not have to come back.
-        netns.enter(|| match interface::open()?.link(name) {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(CniError::internal(format!("container interface {name:?} already exists"))),
-            Err(error) => Err(error.during(format_args!("looking for {name:?}"))),
-        })?;
-        let during = |what: &str| format!("moving {:?} into the pod: {what}", link.name);
-        route.set_up(link.index, false).map_err(|e| e.during(during("bringing it down")))?;
-        route.set_alias(link.index, &link.name).map_err(|e| e.during(during("noting its name")))?;
-        route.move_link(link.index, netns.as_fd(), name).map_err(|e| e.during(during("moving it")))?;
-        netns.enter(|| {
-            let mut route = interface::open()?;
-            let arrived = interface::find(&mut route, name)?;
-            route.set_up(arrived.index, true).map_err(|e| e.during(during("bringing it up")))?;
-            Ok(arrived)
-        })
+        let found = device.find(sysfs, &mut route)?;
+        loan::lend(&mut route, lent.get_or_init(|| found), netns, name, None)
     };
-    let back = |netns: &NetNs| give_back(netns, name);
+    let back = |netns: &NetNs| match lent.get() {
+        Some(link) => loan::undo(&mut interface::open()?, link, netns, name),
+        None => Ok(()),
+    };
     interface::add(request, WithoutIpam::LayerTwo, DnsFrom::Configuration, make, back)
-}
-
-/// Moves the pod's interface to the host, under the name it had there.
-pub(crate) fn give_back(netns: &NetNs, name: &str) -> Result<(), CniError> {
-    let home = NetNs::required(Path::new("/proc/thread-self/ns/net"))?;
-    netns.enter(|| {
-        let mut route = interface::open()?;
-        let link = route.link(name).map_err(|e| e.during(format_args!("looking for {name:?}")))?;
-        let Some(link) = link else { return Ok(()) };
-        // Without a note of its name it is not a device that we brought.
-        if link.alias.is_empty() {
-            return Err(CniError::internal(format!("host-device: {name:?} has no alias to go back under")));
-        }
-        let during = |what: &str| format!("moving {name:?} back to the host as {:?}: {what}", link.alias);
-        route.set_up(link.index, false).map_err(|e| e.during(during("bringing it down")))?;
-        match route.move_link(link.index, home.as_fd(), &link.alias) {
-            Err(error) if error.is(Errno::EXIST) => {
-                // Somebody has the name now: better on the host under another than lost with the pod.
-                let other = random_name("dev")?;
-                route.move_link(link.index, home.as_fd(), &other).map_err(|e| e.during(during("moving it")))
-            }
-            outcome => outcome.map_err(|e| e.during(during("moving it"))),
-        }
-    })?;
-    Ok(())
 }
 
 /// Moves the device back.
 pub fn del(request: &Request) -> Result<(), CniError> {
+    // A device that cannot be made out any more may still be in the pod.
+    let moved = !Device::load(request).is_ok_and(|device| device.is_for_userspace(Path::new(sysfs::ROOT)));
     let name = &request.attachment.ifname;
-    interface::del(request, |netns: &NetNs| give_back(netns, name))
+    interface::del(request, |netns: &NetNs| if moved { loan::give_back(netns, name) } else { Ok(()) })
 }
 
 /// Interface, addresses and routes are as ADD left them.
 pub fn check(request: &Request) -> Result<(), CniError> {
-    Device::load(request)?;
+    if Device::load(request)?.is_for_userspace(Path::new(sysfs::ROOT)) {
+        return interface::check_reserved(request);
+    }
     let link = interface::check(request, None)?;
     if link.up { Ok(()) } else { Err(CniError::internal(format!("Interface {} is down", link.name))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    #[test]
+    fn devices_are_found_by_their_bus_and_left_to_programs_by_their_driver() {
+        let sysfs = tempfile::tempdir().unwrap();
+        let sysfs = sysfs.path();
+        for (bus, device, interface, driver) in [
+            ("pci", "0000:03:00.0", "virtio0/net/ens3", "virtio-pci"),
+            ("pci", "0000:03:01.0", "no-net", "vfio-pci"),
+            ("auxiliary", "mlx5_core.sf.4", "net/en3f0s4", "sf"),
+        ] {
+            let own = sysfs::device(sysfs, bus, device);
+            fs::create_dir_all(own.join(interface)).unwrap();
+            symlink(format!("../../../bus/{bus}/drivers/{driver}"), own.join("driver")).unwrap();
+        }
+        assert_eq!(on_bus(sysfs, "0000:03:00.0").unwrap(), "ens3");
+        assert_eq!(on_bus(sysfs, "mlx5_core.sf.4").unwrap(), "en3f0s4");
+        assert!(on_bus(sysfs, "0000:03:01.0").unwrap_err().contains("0000:03:01.0/net"));
+        for (device, expected) in [
+            (Device::Bus("0000:03:01.0".into()), true),
+            (Device::Bus("0000:03:00.0".into()), false),
+            (Device::Bus("mlx5_core.sf.4".into()), false),
+            (Device::Bus("0000:09:00.0".into()), false),
+            (Device::Name("0000:03:01.0".into()), false),
+        ] {
+            assert_eq!(device.is_for_userspace(sysfs), expected, "{device:?}");
+        }
+    }
 }

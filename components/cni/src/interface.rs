@@ -4,9 +4,9 @@
 
 use crate::{
     delegate::Ipam,
-    netlink::{link::Link, route::RouteSocket},
+    netlink::{device::Kind, link::Link, route::RouteSocket},
     netns::NetNs,
-    pod,
+    pod::{self, Detection},
     protocol::{
         error::{CniError, Code},
         request::{Command, Request},
@@ -125,6 +125,42 @@ pub(crate) fn add(
     }
 }
 
+/// ADD of a device that no interface of the pod is made of: its addresses, if there is an IPAM plugin, are reserved for
+/// whatever program in the pod drives it.
+pub(crate) fn reserve(request: &Request) -> Result<CniResult, CniError> {
+    let shared: Shared = request.config()?;
+    let netns = NetNs::required(request.netns()?)?;
+    let ipam = shared.ipam(request)?;
+    let mut result = match &ipam {
+        Some(ipam) => CniResult { dns: shared.dns, ..addressed(ipam.add(request)?)? },
+        None => CniResult::default(),
+    };
+    result.interfaces = vec![Interface {
+        name: request.attachment.ifname.clone(),
+        sandbox: netns.path().display().to_string(),
+        ..Interface::default()
+    }];
+    Ok(result)
+}
+
+/// CHECK of what [`reserve`] did.
+pub(crate) fn check_reserved(request: &Request) -> Result<(), CniError> {
+    let shared: Shared = request.config()?;
+    request.previous_result()?.ok_or_else(|| CniError::config("Required prevResult missing"))?;
+    shared.ipam(request)?.map_or(Ok(()), |ipam| ipam.run(Command::Check, request))
+}
+
+/// An IPAM plugin's result, its addresses on the one interface that there is.
+fn addressed(mut result: CniResult) -> Result<CniResult, CniError> {
+    if result.ips.is_empty() {
+        return Err(CniError::internal("IPAM plugin returned missing IP config"));
+    }
+    for ip in &mut result.ips {
+        ip.interface = Some(0);
+    }
+    Ok(result)
+}
+
 fn finish(
     request: &Request,
     netns: &NetNs,
@@ -139,17 +175,13 @@ fn finish(
         sandbox,
         ..Interface::default()
     };
-    let Some(mut result) = given else {
+    let Some(given) = given else {
         let pod = pod::bring_up(netns, ifname, false)?;
         return Ok(CniResult { interfaces: vec![interface(&pod.link)], ..CniResult::default() });
     };
-    if result.ips.is_empty() {
-        return Err(CniError::internal("IPAM plugin returned missing IP config"));
-    }
-    for ip in &mut result.ips {
-        ip.interface = Some(0);
-    }
-    let mut pod = pod::configure(netns, ifname, &result, false)?;
+    let mut result = addressed(given)?;
+    // On a wire with others any of them may have the address: the kernel looks, unless it was told not to.
+    let mut pod = pod::configure(netns, ifname, &result, Detection::AsTheKernelHasIt)?;
     pod.announce(netns, &result.ips);
     result.interfaces = vec![interface(link)];
     Ok(result)
@@ -196,6 +228,15 @@ pub(crate) fn check(request: &Request, kind: Option<&str>) -> Result<Link, CniEr
     }
     same_mac(&previous.interfaces[ours], &link)?;
     Ok(link)
+}
+
+/// The link is what `kind` makes.
+pub(crate) fn check_kind(link: &Link, kind: Kind) -> Result<(), CniError> {
+    if kind.is_of(link) {
+        return Ok(());
+    }
+    let found = link.details.map_or_else(|| format!("{:?}", link.kind), |found| found.to_string());
+    Err(CniError::internal(format!("Interface {} is a {found}, not a {kind}", link.name)))
 }
 
 /// The link has the hardware address that the result says, if it says one.

@@ -22,10 +22,11 @@ struct Document {
 fn load(request: &Request) -> Result<(ParentConfig, Kind), CniError> {
     let document: Document = request.config()?;
     let mode = match document.mode.as_str() {
-        "" | "l2" => IpvlanMode::L2,
-        "l3" => IpvlanMode::L3,
-        "l3s" => IpvlanMode::L3s,
-        other => return Err(CniError::config(format!("unknown ipvlan mode: {other:?}"))),
+        "" => IpvlanMode::L2,
+        name => IpvlanMode::ALL
+            .into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or_else(|| CniError::config(format!("unknown ipvlan mode: {name:?}")))?,
     };
     let mut parent: ParentConfig = request.config()?;
     // Chained after a plugin that made one interface: that is the parent.
@@ -68,10 +69,11 @@ pub fn del(request: &Request) -> Result<(), CniError> {
     interface::del(request, interface::remove(request))
 }
 
-/// Interface, parent, addresses and routes are as ADD left them.
+/// Interface, its mode, parent, addresses and routes are as ADD left them.
 pub fn check(request: &Request) -> Result<(), CniError> {
-    let (parent, _) = load(request)?;
-    let link = interface::check(request, Some("ipvlan"))?;
+    let (parent, kind) = load(request)?;
+    let link = interface::check(request, None)?;
+    interface::check_kind(&link, kind)?;
     // A parent taken from the chain is not in the configuration, and prevResult is now our own.
     if parent.master.is_empty() {
         return Ok(());

@@ -9,7 +9,6 @@ use crate::{
     netns::NetNs,
     parent::ParentConfig,
     protocol::{error::CniError, request::Request, result::CniResult},
-    sysctl,
 };
 use serde::Deserialize;
 
@@ -40,11 +39,11 @@ impl MacvlanConfig {
     fn load(request: &Request) -> Result<Self, CniError> {
         let document: Document = request.config()?;
         let mode = match document.mode.as_str() {
-            "" | "bridge" => MacvlanMode::Bridge,
-            "private" => MacvlanMode::Private,
-            "vepa" => MacvlanMode::Vepa,
-            "passthru" => MacvlanMode::Passthru,
-            other => return Err(CniError::config(format!("unknown macvlan mode: {other:?}"))),
+            "" => MacvlanMode::Bridge,
+            name => MacvlanMode::ALL
+                .into_iter()
+                .find(|mode| mode.name() == name)
+                .ok_or_else(|| CniError::config(format!("unknown macvlan mode: {name:?}")))?,
         };
         let macs =
             [&document.runtime_config.mac, request.arg("MAC").unwrap_or_default(), document.mac.as_str()];
@@ -68,15 +67,7 @@ pub(crate) fn read(request: &Request) -> Result<(), CniError> {
 /// Makes the interface.
 pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let config = MacvlanConfig::load(request)?;
-    let make = |netns: &NetNs| {
-        let link = config.parent.make(request, netns, config.kind, config.mac)?;
-        netns.enter(|| {
-            // So that it answers for addresses routed through it, as the reference plugin has it.
-            let _ = sysctl::ensure(&format!("net/ipv4/conf/{}/proxy_arp", link.name), "1");
-            Ok(())
-        })?;
-        Ok(link)
-    };
+    let make = |netns: &NetNs| config.parent.make(request, netns, config.kind, config.mac);
     interface::add(request, WithoutIpam::LayerTwo, DnsFrom::Configuration, make, interface::remove(request))
 }
 
@@ -85,9 +76,10 @@ pub fn del(request: &Request) -> Result<(), CniError> {
     interface::del(request, interface::remove(request))
 }
 
-/// Interface, parent, addresses and routes are as ADD left them.
+/// Interface, its mode, parent, addresses and routes are as ADD left them.
 pub fn check(request: &Request) -> Result<(), CniError> {
     let config = MacvlanConfig::load(request)?;
-    let link = interface::check(request, Some("macvlan"))?;
+    let link = interface::check(request, None)?;
+    interface::check_kind(&link, config.kind)?;
     config.parent.check(&NetNs::required(request.netns()?)?, &link)
 }

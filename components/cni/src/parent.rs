@@ -80,6 +80,14 @@ impl ParentConfig {
         Err(CniError::internal(format!("Interface {} does not stand on {:?}", link.name, parent.name)))
     }
 
+    /// CHECK: `link`, of the pod, has the MTU that the configuration gives it.
+    pub(crate) fn check_mtu(&self, link: &Link) -> Result<(), CniError> {
+        if self.mtu == 0 || self.mtu == i64::from(link.mtu) {
+            return Ok(());
+        }
+        Err(CniError::internal(format!("Interface {} has MTU {}, not {}", link.name, link.mtu, self.mtu)))
+    }
+
     /// The parent named, or the link of the default route.
     fn parent(&self, route: &mut crate::netlink::route::RouteSocket) -> Result<Link, CniError> {
         if !self.master.is_empty() {

@@ -23,6 +23,26 @@ use std::{
 
 const DAD_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Duplicate address detection (RFC 4862, 5.4) for the pod's IPv6 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detection {
+    /// None for those that it is given: on its wire there is nobody but the host.
+    Unneeded,
+    /// None at all: on its wire are those whom the same allocator serves.
+    Off,
+    /// Also where the kernel was told to do without.
+    On,
+    /// If the kernel was not told to do without (`accept_dad`).
+    AsTheKernelHasIt,
+}
+
+impl Detection {
+    /// Whether the addresses that are given to the interface are looked for on its wire.
+    fn happens(self) -> bool {
+        matches!(self, Self::On | Self::AsTheKernelHasIt)
+    }
+}
+
 /// The pod's interface, found and brought up.
 pub(crate) struct PodInterface {
     pub(crate) link: Link,
@@ -67,19 +87,19 @@ pub(crate) fn configure(
     netns: &NetNs,
     name: &str,
     result: &CniResult,
-    detect_duplicates: bool,
+    detection: Detection,
 ) -> Result<PodInterface, CniError> {
     netns.enter(|| {
         let mut route = open()?;
         let link = find(&mut route, name)?;
-        prepare(name, &result.ips, detect_duplicates)?;
+        prepare(name, &result.ips, detection)?;
         for ip in &result.ips {
             route
-                .add_address(link.index, ip.address, detect_duplicates)
+                .add_address(link.index, ip.address, detection.happens())
                 .map_err(|e| e.during(format_args!("adding {} to {name:?}", ip.address)))?;
         }
         route.set_up(link.index, true).map_err(|e| e.during(format_args!("bringing {name:?} up")))?;
-        if detect_duplicates && result.ips.iter().any(|ip| ip.address.address.is_ipv6()) {
+        if detection.happens() && result.ips.iter().any(|ip| ip.address.address.is_ipv6()) {
             settle(&mut route, &link)?;
         }
         for wanted in new_routes(result, link.index) {
@@ -115,9 +135,16 @@ fn new_routes(result: &CniResult, link: u32) -> Vec<NewRoute> {
         .collect()
 }
 
-fn prepare(name: &str, ips: &[IpConfig], detect_duplicates: bool) -> Result<(), CniError> {
+fn prepare(name: &str, ips: &[IpConfig], detection: Detection) -> Result<(), CniError> {
+    let set =
+        |parameter: &str, value| sysctl::ensure(&format!("net/{}", parameter.replace('*', name)), value);
     // That neighbours hear of later changes, too. A kernel without the parameter does without.
-    let _ = sysctl::ensure(&format!("net/ipv4/conf/{name}/arp_notify"), "1");
+    let _ = set("ipv4/conf/*/arp_notify", "1");
+    let _ = match detection {
+        Detection::Off => set("ipv6/conf/*/accept_dad", "0"),
+        Detection::On => set("ipv6/conf/*/enhanced_dad", "1").and(set("ipv6/conf/*/accept_dad", "1")),
+        Detection::Unneeded | Detection::AsTheKernelHasIt => Ok(()),
+    };
     if !ips.iter().any(|ip| ip.address.address.is_ipv6()) {
         return Ok(());
     }
@@ -130,18 +157,18 @@ fn prepare(name: &str, ips: &[IpConfig], detect_duplicates: bool) -> Result<(), 
             )
         })?;
     }
-    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
-    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/ndisc_notify"), "1");
-    let detect = if detect_duplicates { "1" } else { "0" };
-    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_dad"), detect);
-    if detect_duplicates {
-        let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/enhanced_dad"), "1");
-    }
+    let _ = set("ipv6/conf/*/keep_addr_on_down", "1");
+    let _ = set("ipv6/conf/*/ndisc_notify", "1");
     Ok(())
 }
 
-/// Waits for duplicate address detection.
+/// Waits for duplicate address detection. On a link without carrier there is nobody to ask, so nothing to wait for in
+/// the end: the kernel looks when there is one.
 fn settle(route: &mut RouteSocket, link: &Link) -> Result<(), CniError> {
+    // That of a tap comes with the program that opens it, which runs once this is done.
+    if link.kind == "tun" {
+        return Ok(());
+    }
     let deadline = Instant::now() + DAD_DEADLINE;
     loop {
         let addresses = route
@@ -157,6 +184,10 @@ fn settle(route: &mut RouteSocket, link: &Link) -> Result<(), CniError> {
             return Ok(());
         }
         if Instant::now() > deadline {
+            let now = route.link_by_index(link.index);
+            if now.is_ok_and(|now| !now.running) {
+                return Ok(());
+            }
             return Err(CniError::internal(format!(
                 "failed to settle addresses for {:?}: still tentative after {} s",
                 link.name,

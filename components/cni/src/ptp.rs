@@ -12,7 +12,7 @@ use crate::{
     },
     netns::NetNs,
     network::{IpNetwork, bits},
-    pod,
+    pod::{self, Detection},
     protocol::{
         error::{CniError, Code},
         request::{Command, Request},
@@ -115,7 +115,7 @@ fn connect(
 ) -> Result<(), CniError> {
     let name = &host.name;
     route.set_up(host.index, true).map_err(|e| e.during(format_args!("bringing {name:?} up")))?;
-    let mut pod = pod::configure(netns, &request.attachment.ifname, result, false)?;
+    let mut pod = pod::configure(netns, &request.attachment.ifname, result, Detection::Unneeded)?;
     netns.enter(|| {
         let mut route = interface::open()?;
         for (network, gateway, address) in triples(result) {

@@ -27,7 +27,7 @@
 use crate::{
     netlink::{
         codec::Message,
-        nftables::{Chain, Field, Hook, Rule, Table, TableFamily},
+        nftables::{Chain, Field, Generation, Hook, Rule, Table, TableFamily},
         socket::{Family, NetlinkError, Socket},
     },
     network::IpNetwork,
@@ -62,7 +62,7 @@ pub const ISOLATED: Chain = chain("isolated", Hook::None);
 /// Frames whose source is not their pod's hardware address.
 pub const SPOOFING: Chain = Chain { table: BRIDGES, name: "prerouting", hook: Hook::BridgePrerouting };
 
-/// A listed rule may be deleted by another plugin's run before ours gets to it; then we look again.
+/// A listed rule may be deleted by another plugin's run before ours gets to it, or one be added; then we look again.
 const ATTEMPTS: usize = 20;
 
 const MODULES: &str = "needed in the kernel: nf_tables with inet and bridge families, nft_chain_nat, nft_nat, nft_masq, nft_ct, nft_fib_inet";
@@ -97,7 +97,7 @@ impl Ruleset {
             let mut batch = scaffold(chains);
             batch.extend(ruleset.deletions(chains, |comment| comment == owner.comment)?);
             batch.extend(rules.iter().map(|(chain, rule)| chain.append(rule.clone(), &owner.comment)));
-            ruleset.0.transaction(batch)
+            ruleset.0.transaction(batch, None)
         })
     }
 
@@ -140,20 +140,27 @@ impl Ruleset {
 
     /// Whether the kernel can do what rules in `chains` need; makes the table.
     pub fn probe(&mut self, chains: &[Chain]) -> Result<(), CniError> {
-        self.retry("preparing nf_tables", |ruleset| ruleset.0.transaction(scaffold(chains)))
+        self.retry("preparing nf_tables", |ruleset| ruleset.0.transaction(scaffold(chains), None))
     }
 
-    /// Comments of all rules in a chain that belong to `network`.
-    pub fn owners(&mut self, chain: Chain, network: &str) -> Result<Vec<String>, CniError> {
+    /// Removes all that belongs to `network` from `chains`, unless something does in `users`. No ADD comes in between: what
+    /// was decided on by looking at other rules than there are the kernel refuses, and then we look again.
+    pub fn remove_unused(&mut self, chains: &[Chain], network: &str, users: Chain) -> Result<(), CniError> {
         let prefix = prefix(network);
-        let rules = chain.list(&mut self.0).map_err(|e| e.during("listing nf_tables rules"))?;
-        Ok(rules.into_iter().map(|rule| rule.comment).filter(|c| c.starts_with(&prefix)).collect())
+        self.retry("removing nf_tables rules", |ruleset| {
+            let generation = Generation::of(&mut ruleset.0)?;
+            if users.list(&mut ruleset.0)?.iter().any(|rule| rule.comment.starts_with(&prefix)) {
+                return Ok(());
+            }
+            let batch = ruleset.deletions(chains, |comment| comment.starts_with(&prefix))?;
+            if batch.is_empty() { Ok(()) } else { ruleset.0.transaction(batch, Some(generation)) }
+        })
     }
 
     fn remove_where(&mut self, chains: &[Chain], unwanted: impl Fn(&str) -> bool) -> Result<(), CniError> {
         self.retry("removing nf_tables rules", |ruleset| {
             let batch = ruleset.deletions(chains, &unwanted)?;
-            if batch.is_empty() { Ok(()) } else { ruleset.0.transaction(batch) }
+            if batch.is_empty() { Ok(()) } else { ruleset.0.transaction(batch, None) }
         })
     }
 
@@ -180,7 +187,7 @@ impl Ruleset {
             tries += 1;
             match attempt(self) {
                 Ok(()) => return Ok(()),
-                Err(error) if tries < ATTEMPTS && error.is(Errno::NOENT) => {}
+                Err(error) if tries < ATTEMPTS && (error.is(Errno::NOENT) || error.is(Errno::RESTART)) => {}
                 // The kernel says the same when an expression's or chain type's module is missing.
                 Err(error) if error.is(Errno::NOENT) => {
                     return Err(error.during(what).details(MODULES));

@@ -80,6 +80,7 @@ fn load(request: &Request) -> Result<CniResult, CniError> {
             }
         }
     }
+    request.version.check_room(ips.iter().map(|ip| ip.address.address.is_ipv4()))?;
     Ok(CniResult { ips, routes: ipam.routes, dns: ipam.dns, ..CniResult::default() })
 }
 
@@ -181,5 +182,8 @@ mod tests {
             assert_eq!(ips(args, json!({}), ipam).unwrap_err().code.number(), 7, "{args}");
         }
         assert!(ips("", json!({"ipam": null}), json!(null)).is_err());
+        let two = json!({"addresses": [{"address": "10.1.0.5/24"}, {"address": "10.2.0.5/24"}]});
+        let error = ips("", json!({"cniVersion": "0.2.0"}), two).unwrap_err();
+        assert!(error.message.contains("more than 1 address per family"), "{error}");
     }
 }

@@ -302,7 +302,7 @@ pub fn gc(request: &Request) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Puts the interface back as it was, if it still is there.
+/// Puts the interface back as it was, if it still is there and lets itself be put back.
 pub fn del(request: &Request) -> Result<(), CniError> {
     let backup = directory(request)?.join(record_name(&request.attachment));
     let text = match fs::read(&backup) {
@@ -312,14 +312,13 @@ pub fn del(request: &Request) -> Result<(), CniError> {
     };
     // A file cut short by a crash says nothing worth restoring.
     let before = serde_json::from_slice::<Record>(&text).unwrap_or_default().before;
-    if let Some(netns) = NetNs::if_present(request.netns.as_deref())? {
-        netns.enter(|| {
-            let mut route = interface::open()?;
-            let link = route
-                .link(&request.attachment.ifname)
-                .map_err(|e| e.during(format_args!("looking for {:?}", request.attachment.ifname)))?;
-            link.map_or(Ok(()), |link| apply(&mut route, &link, &before))
-        })?;
+    let restored = NetNs::if_present(request.netns.as_deref()).and_then(|netns| match netns {
+        Some(netns) => netns.enter(|| put_back(&request.attachment.ifname, &before)),
+        None => Ok(()),
+    });
+    // What cannot be put back now cannot be later either, and would keep the pod for ever.
+    if let Err(error) = restored {
+        eprintln!("tuning: {} is not as it was before: {error}", request.attachment.ifname);
     }
     match fs::remove_file(&backup) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -327,6 +326,12 @@ pub fn del(request: &Request) -> Result<(), CniError> {
         }
         _ => Ok(()),
     }
+}
+
+fn put_back(ifname: &str, before: &LinkState) -> Result<(), CniError> {
+    let mut route = interface::open()?;
+    let link = route.link(ifname).map_err(|e| e.during(format_args!("looking for {ifname:?}")))?;
+    link.map_or(Ok(()), |link| apply(&mut route, &link, before))
 }
 
 /// Everything still is as it was set.

@@ -7,6 +7,7 @@ use crate::{
     },
     netns::NetNs,
     protocol::error::CniError,
+    sysctl,
 };
 use rustix::{fd::AsFd, io::Errno};
 use std::{fs::File, io::Read, path::Path};
@@ -51,6 +52,8 @@ pub(crate) fn create(
                 );
             }
         }
+        // A router advertisement from a pod is not to be believed.
+        let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
         let link = route.link(&name).map_err(|e| e.during(format_args!("looking for {name:?}")))?;
         return link.ok_or_else(|| CniError::internal(format!("{name:?} vanished while it was set up")));
     }

@@ -46,9 +46,11 @@ pub fn del(request: &Request) -> Result<(), CniError> {
     interface::del(request, interface::remove(request))
 }
 
-/// Interface, parent, addresses and routes are as ADD left them.
+/// Interface, its VLAN, MTU, parent, addresses and routes are as ADD left them.
 pub fn check(request: &Request) -> Result<(), CniError> {
-    let (parent, _) = load(request)?;
-    let link = interface::check(request, Some("vlan"))?;
+    let (parent, kind) = load(request)?;
+    let link = interface::check(request, None)?;
+    interface::check_kind(&link, kind)?;
+    parent.check_mtu(&link)?;
     parent.check(&NetNs::required(request.netns()?)?, &link)
 }

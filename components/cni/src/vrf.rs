@@ -74,7 +74,7 @@ fn free_table(wanted: u32, links: &[Link]) -> u32 {
     const DEFAULT: u32 = 253;
     const LOCAL: u32 = 255;
     let free = |table: &u32| {
-        !(DEFAULT..=LOCAL).contains(table) && !links.iter().any(|link| link.vrf_table == Some(*table))
+        !(DEFAULT..=LOCAL).contains(table) && !links.iter().any(|link| link.vrf_table() == Some(*table))
     };
     if wanted > 0 { wanted } else { (1..).find(free).unwrap_or(1) }
 }
@@ -115,7 +115,7 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
 
 fn join(route: &mut RouteSocket, config: &Document, domain: &Link, link: &Link) -> Result<(), CniError> {
     let name = &link.name;
-    let table = domain.vrf_table.unwrap_or_default();
+    let table = domain.vrf_table().unwrap_or_default();
     if config.table != 0 && table != config.table {
         return Err(CniError::internal(format!(
             "VRF {} already exist with different routing table {table}",
@@ -205,11 +205,11 @@ pub fn check(request: &Request) -> Result<(), CniError> {
                 config.name
             )));
         }
-        if config.table != 0 && domain.vrf_table != Some(config.table) {
+        if config.table != 0 && domain.vrf_table() != Some(config.table) {
             return Err(CniError::internal(format!(
                 "VRF {} has table {}, not {}",
                 config.name,
-                domain.vrf_table.unwrap_or_default(),
+                domain.vrf_table().unwrap_or_default(),
                 config.table
             )));
         }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_table_is_the_one_asked_for_or_nobodys() {
-        let domain = |table| Link { kind: "vrf".into(), vrf_table: Some(table), ..Link::default() };
+        let domain = |table| Link { details: Some(Kind::Vrf(table)), ..Link::default() };
         assert_eq!(free_table(7, &[domain(7)]), 7);
         assert_eq!(free_table(0, &[domain(1), domain(3)]), 2);
         let many: Vec<Link> = (1..=252).map(domain).collect();

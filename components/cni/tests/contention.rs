@@ -16,6 +16,8 @@ use std::{
 
 const WORKERS: u64 = 64;
 const ROUNDS: u64 = 12;
+/// How long a worker has its address.
+const HELD: Duration = Duration::from_millis(20);
 
 /// One run; `None` if it was killed before it was done.
 fn run(command: &str, id: &str, config: &str, kill_after: Option<Duration>) -> Option<Result<Value, Value>> {
@@ -70,11 +72,12 @@ fn no_address_is_given_twice_and_none_is_lost() {
     let config = json!({"cniVersion": "1.0.0", "name": "pods", "type": "host-local",
         "ipam": {"type": "host-local", "dataDir": directory.path(), "subnet": "10.60.0.0/25"}})
     .to_string();
+    let reservations = directory.path().join("pods");
     let held = Mutex::new(BTreeSet::new());
     let killed = Mutex::new(0);
     thread::scope(|scope| {
         for worker in 1..=WORKERS {
-            let (config, held, killed) = (&config, &held, &killed);
+            let (config, held, killed, reservations) = (&config, &held, &killed, &reservations);
             scope.spawn(move || {
                 let mut random = worker.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 for round in 0..ROUNDS {
@@ -94,7 +97,10 @@ fn no_address_is_given_twice_and_none_is_lost() {
                                 held.lock().unwrap().insert(address.clone()),
                                 "{address} was given twice"
                             );
-                            thread::yield_now();
+                            // Long enough for others to get it, too, if they could.
+                            thread::sleep(HELD);
+                            let record = std::fs::read_to_string(reservations.join(&address)).unwrap();
+                            assert_eq!(record, format!("{id}\r\neth0"), "{address} is ours");
                             held.lock().unwrap().remove(&address);
                         }
                     }

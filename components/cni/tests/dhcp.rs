@@ -3,14 +3,14 @@
 
 mod lab;
 
-use lab::{Host, Namespace, addresses};
+use lab::{Host, Namespace, addresses, eventually};
 use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A host whose `uplink` leads to a network with a DHCP server, and the host's daemon.
@@ -27,14 +27,6 @@ impl Drop for Site {
             let _ = child.kill();
             let _ = child.wait();
         }
-    }
-}
-
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        sleep(Duration::from_millis(50));
     }
 }
 

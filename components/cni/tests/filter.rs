@@ -85,6 +85,29 @@ fn pods_of_other_bridges_are_kept_out() {
 }
 
 #[test]
+fn a_pod_that_comes_while_the_last_one_goes_keeps_the_bridges_rules() {
+    need_lab!();
+    if !std::path::Path::new("/usr/sbin/nft").exists() {
+        println!("skipped: no `nft` program");
+        return;
+    }
+    let host = Host::new();
+    let nowhere = "/run/netns/cairn-there-is-none".as_ref();
+    let config = json!({"cniVersion": "1.0.0", "name": "one", "type": "firewall", "ingressPolicy": "same-bridge",
+        "prevResult": {"cniVersion": "1.0.0", "interfaces": [{"name": "br-one"}], "ips": [{"address": "10.81.0.2/24"}]}});
+    host.cni("ADD", &config, "pod-0", nowhere).unwrap();
+    for round in 0..60 {
+        let (goes, comes) = (format!("pod-{round}"), format!("pod-{}", round + 1));
+        std::thread::scope(|scope| {
+            scope.spawn(|| host.cni("DEL", &config, &goes, nowhere).unwrap());
+            scope.spawn(|| host.cni("ADD", &config, &comes, nowhere).unwrap());
+        });
+        let rules = filter_rules(&host);
+        assert_eq!(rules.matches("one bridge br-one").count(), 2, "round {round}: {rules}");
+    }
+}
+
+#[test]
 fn garbage_of_the_firewall_is_collected_with_the_bridges_rules() {
     need_lab!();
     if !std::path::Path::new("/usr/sbin/nft").exists() {

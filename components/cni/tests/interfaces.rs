@@ -56,6 +56,107 @@ fn a_device_comes_back_under_its_name() {
     assert!(host.cni("DEL", &network, &pod.name, &pod.path()).is_err());
 }
 
+/// What the host shows of its links.
+fn links(host: &Host) -> Value {
+    host.netns.ip_json("link show")
+}
+
+#[test]
+fn a_device_that_cannot_be_lent_is_left_as_it_was() {
+    need_lab!();
+    let host = host();
+    host.netns.ip("link add cni0 type bridge");
+    host.netns.ip("link set cni0 up");
+    let pod = Namespace::new("pod");
+    let before = links(&host);
+    for device in ["lo", "cni0"] {
+        let network = host.network(json!({"type": "host-device", "device": device}));
+        let error = host.cni("ADD", &network, "c1", &pod.path()).unwrap_err();
+        assert!(error["msg"].as_str().unwrap().contains("moving it"), "{error}");
+        assert_eq!(links(&host), before, "{device}");
+    }
+    // It was lent, and there is no address for it: it is back, up and under the alias it had.
+    host.netns.ip("link set uplink alias mine");
+    let full = json!({"type": "host-device", "device": "uplink",
+        "ipam": {"ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/126", "rangeEnd": "fd77::1"}]]}});
+    let error = host.cni("ADD", &host.network(full), "c1", &pod.path()).unwrap_err();
+    assert!(error["msg"].as_str().unwrap().contains("no IP addresses available"), "{error}");
+    let uplink = &host.netns.ip_json("link show uplink")[0];
+    assert!(
+        uplink["flags"].as_array().unwrap().contains(&json!("UP")) && uplink["ifalias"] == "mine",
+        "{uplink}"
+    );
+}
+
+#[test]
+fn a_device_whose_name_is_taken_comes_back_under_another() {
+    need_lab!();
+    let host = host();
+    let pod = Namespace::new("pod");
+    let network = host.network(json!({"type": "host-device", "device": "uplink"}));
+    let mac = host.add(&network, &pod)["interfaces"][0]["mac"].clone();
+    host.netns.ip("link add uplink type veth peer name other");
+    host.del(&network, &pod);
+    let returned =
+        links(&host).as_array().unwrap().iter().find(|link| link["address"] == mac).cloned().unwrap();
+    assert!(
+        returned["ifname"].as_str().unwrap().starts_with("dev") && returned["ifalias"].is_null(),
+        "{returned}"
+    );
+}
+
+#[test]
+fn an_ipv6_address_that_somebody_has_is_refused() {
+    need_lab!();
+    let host = host();
+    let fixed = json!({"type": "macvlan", "master": "uplink",
+        "ipam": {"type": "static", "ranges": null, "addresses": [{"address": "fd77::9/64"}]}});
+    let network = host.network(fixed);
+    let (one, two) = (Namespace::new("one"), Namespace::new("two"));
+    // Asking takes a second, after a while of up to one more.
+    for pod in [&one, &two] {
+        pod.ipv6_default("router_solicitation_delay", "0");
+    }
+    host.add(&network, &one);
+    let error = host.cni("ADD", &network, &two.name, &two.path()).unwrap_err();
+    assert!(error["msg"].as_str().unwrap().contains("somebody else has fd77::9/64"), "{error}");
+    assert!(!two.ip_succeeds("link show eth0"));
+    host.del(&network, &one);
+    let result = host.add(&network, &two);
+    assert_eq!(host.check(&network, &two, &result), "");
+    host.del(&network, &two);
+    // Where the kernel is told not to look, nobody does.
+    for pod in [&one, &two] {
+        pod.ipv6_default("accept_dad", "0");
+        host.add(&network, pod);
+    }
+}
+
+#[test]
+fn without_carrier_nobody_is_asked_and_the_address_is_given() {
+    need_lab!();
+    let host = host();
+    host.netns.ip("link set wire down");
+    let pod = Namespace::new("pod");
+    let result = host.add(&host.network(json!({"type": "macvlan", "master": "uplink"})), &pod);
+    assert_eq!(result["ips"][1]["address"], "fd77::2/64");
+    assert!(pod.ip("-6 addr show eth0").contains("fd77::2/64 scope global tentative"));
+}
+
+#[test]
+fn check_sees_another_mode() {
+    need_lab!();
+    let host = host();
+    let pod = Namespace::new("pod");
+    pod.detect_nothing();
+    let mut network = host.network(json!({"type": "macvlan", "master": "uplink", "mode": "private"}));
+    let result = host.add(&network, &pod);
+    assert_eq!(host.check(&network, &pod, &result), "");
+    network["mode"] = json!("vepa");
+    let message = host.check(&network, &pod, &result);
+    assert!(message.contains("is a macvlan in mode private, not a macvlan in mode vepa"), "{message}");
+}
+
 #[test]
 fn a_routed_pod_reaches_the_host_and_another() {
     need_lab!();

@@ -4,7 +4,13 @@
 mod lab;
 
 use lab::{Host, Namespace};
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
 use serde_json::{Value, json};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 struct Setup {
     host: Host,
@@ -86,6 +92,69 @@ fn sources_are_rewritten_always_or_never() {
     assert_eq!(s.world.tcp("192.0.2.1", 8080).unwrap().to_string(), "192.0.2.2");
     assert!(s.host.netns.tcp("127.0.0.1", 8080).is_err());
     assert_eq!(s.host.check(&s.portmap, &s.pod, &s.result), "");
+}
+
+#[test]
+fn sctp_is_forwarded_and_answered() {
+    need_lab!();
+    let s = setup(json!({}), json!([mapping(8080, "sctp")]));
+    assert_eq!(s.host.check(&s.portmap, &s.pod, &s.result), "");
+    // No SCTP in this kernel is needed: what is on the wire is read and written raw.
+    let raw = |namespace: &Namespace| {
+        let socket = namespace
+            .enter(|| Ok(net::socket(AddressFamily::INET, SocketType::RAW, Some(net::ipproto::SCTP))?));
+        let socket = socket.unwrap();
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(5))).unwrap();
+        socket
+    };
+    let (client, server) = (raw(&s.world), raw(&s.pod));
+    // Its port is in what is sent.
+    let send = |socket: &OwnedFd, to: &str, packet: &[u8]| {
+        let to = SocketAddrV4::new(to.parse().unwrap(), 0);
+        net::sendto(socket, packet, SendFlags::empty(), &to).unwrap();
+    };
+    let receive = |socket: &OwnedFd| {
+        let mut buffer = [0; 200];
+        let (_, length) = net::recv(socket, &mut buffer[..], RecvFlags::empty()).unwrap();
+        let header = usize::from(buffer[0] & 0xf) * 4;
+        let source: [u8; 4] = buffer[12..16].try_into().unwrap();
+        (Ipv4Addr::from(source).to_string(), buffer[header..length].to_vec())
+    };
+    send(&client, "192.0.2.1", &sctp(4000, 8080, INIT, 0));
+    assert_eq!(receive(&server), ("192.0.2.2".to_owned(), sctp(4000, 80, INIT, 0)));
+    send(&server, "192.0.2.2", &sctp(80, 4000, INIT_ACK, TAG));
+    assert_eq!(receive(&client), ("192.0.2.1".to_owned(), sctp(8080, 4000, INIT_ACK, TAG)));
+    s.host.del(&s.portmap, &s.pod);
+    send(&client, "192.0.2.1", &sctp(4001, 8080, INIT, 0));
+    sockopt::set_socket_timeout(&server, sockopt::Timeout::Recv, Some(Duration::from_millis(300))).unwrap();
+    let heard = net::recv(&server, &mut [0; 200][..], RecvFlags::empty());
+    assert!(heard.is_err(), "{heard:?}");
+}
+
+const INIT: u8 = 1;
+const INIT_ACK: u8 = 2;
+/// What the client wants to be called.
+const TAG: u32 = 7;
+
+/// A packet of one chunk that asks for an association, or grants it (RFC 9260, 3.1, 3.3.2 and 3.3.3).
+fn sctp(from: u16, to: u16, chunk: u8, tag: u32) -> Vec<u8> {
+    let mut packet = Vec::from(from.to_be_bytes());
+    packet.extend(to.to_be_bytes());
+    packet.extend(tag.to_be_bytes());
+    packet.extend([0; 4]);
+    // Its type, flags and length; the sender's own tag, window, streams out and in, first sequence number.
+    packet.extend([chunk, 0, 0, 20]);
+    packet.extend(TAG.to_be_bytes());
+    packet.extend([0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9]);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// RFC 9260, appendix A.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 #[test]

@@ -66,6 +66,11 @@ fn effects_of_rules_agree() {
 }
 
 #[test]
+fn leases_agree() {
+    agree("leases");
+}
+
+#[test]
 fn errors_of_the_protocol_agree() {
     need_lab!();
     let Some(reference) = reference() else { return };

@@ -86,6 +86,60 @@ fn an_interface_joins_a_domain_with_its_addresses_and_routes() {
 }
 
 #[test]
+fn limits_of_a_pod_are_compared_whole_and_not_taken_away_by_another_add() {
+    need_lab!();
+    if !Namespace::new("probe").ip_succeeds("link add i0 type ifb") {
+        println!("skipped: this kernel has no ifb");
+        return;
+    }
+    let host = Host::new();
+    let pod = Namespace::new("pod");
+    let result = host.add(&host.network(json!({})), &pod);
+    let limits = json!({"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 4_000_000, "egressBurst": 800_000});
+    let bandwidth = chained("bandwidth", limits, &result);
+    host.add(&bandwidth, &pod);
+    assert_eq!(host.check(&bandwidth, &pod, &result), "");
+    let sent = chained("bandwidth", json!({"egressRate": 4_000_000, "egressBurst": 800_000}), &result);
+    let error = host.cni("ADD", &sent, &pod.name, &pod.path()).unwrap_err();
+    assert!(error["msg"].as_str().unwrap().contains("adding link"), "{error}");
+    assert_eq!(
+        host.netns.ip("link show type ifb").matches("bwp").count(),
+        1,
+        "what it did not make it leaves"
+    );
+    assert_eq!(host.check(&bandwidth, &pod, &result), "");
+    // Rate and limit as before, and another burst.
+    let veth = result["interfaces"][1]["name"].as_str().unwrap();
+    let mut tc = host.netns.about("tc");
+    tc.args([
+        "qdisc", "replace", "dev", veth, "root", "handle", "1:", "tbf", "rate", "8mbit", "burst", "50000",
+        "limit", "125000",
+    ]);
+    if !tc.status().is_ok_and(|status| status.success()) {
+        println!("skipped in part: no `tc` program");
+        return;
+    }
+    let message = host.check(&bandwidth, &pod, &result);
+    assert!(message.contains("limit 125000 and a burst of 50000, not"), "{message}");
+}
+
+#[test]
+fn what_cannot_be_put_back_does_not_keep_the_pod() {
+    need_lab!();
+    let host = Host::new();
+    let pod = Namespace::new("pod");
+    let result = host.add(&host.network(json!({})), &pod);
+    let records = host.directory.path().join("tuning");
+    let tuning = chained("tuning", json!({"mtu": 1400, "dataDir": records}), &result);
+    host.add(&tuning, &pod);
+    let record = records.join(format!("{}_eth0.json", pod.name));
+    std::fs::write(&record, r#"{"network": "pods", "mtu": 1}"#).unwrap();
+    host.del(&tuning, &pod);
+    assert!(!record.exists());
+    assert!(pod.ip("link show eth0").contains("mtu 1400"));
+}
+
+#[test]
 fn garbage_collection_finds_queues_and_records() {
     need_lab!();
     let host = Host::new();

@@ -29,12 +29,12 @@ pub(super) fn ensure_bridge(route: &mut RouteSocket, config: &BridgeConfig) -> R
             Err(error) if error.is(Errno::EXIST) => {}
             outcome => outcome.map_err(|e| e.during(format_args!("creating bridge {name:?}")))?,
         }
-        // The pods' routes are ours to set; a router advertisement from a pod is not to be believed.
-        let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
         found = bridge(route, name)?;
     }
     let link =
         found.ok_or_else(|| CniError::internal(format!("bridge {name:?} vanished while it was set up")))?;
+    // The pods' routes are ours to set; a router advertisement from a pod is not to be believed.
+    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
     let during =
         |e: crate::netlink::socket::NetlinkError| e.during(format_args!("bringing bridge {name:?} up"));
     if config.promiscuous && !link.promiscuous {
@@ -65,7 +65,7 @@ pub(super) fn add_port(
     config: &BridgeConfig,
 ) -> Result<Link, CniError> {
     let link = veth::create(route, Some(bridge.index), netns, pod_name, config.mac, config.mtu)?;
-    let outcome = set_up_port(route, &link, config);
+    let outcome = set_up_port(route, bridge, &link, config);
     if let Err(error) = outcome {
         let _ = route.delete_link(link.index);
         return Err(error);
@@ -73,11 +73,15 @@ pub(super) fn add_port(
     Ok(link)
 }
 
-fn set_up_port(route: &mut RouteSocket, port: &Link, config: &BridgeConfig) -> Result<(), CniError> {
+fn set_up_port(
+    route: &mut RouteSocket,
+    bridge: &Link,
+    port: &Link,
+    config: &BridgeConfig,
+) -> Result<(), CniError> {
     let name = &port.name;
-    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
     if config.vlan_filtering() {
-        set_vlans(route, port, config.vlan, config)?;
+        set_vlans(route, bridge, port, config)?;
     }
     route
         .start_port(port.index, config.hairpin, config.isolated)
@@ -86,8 +90,8 @@ fn set_up_port(route: &mut RouteSocket, port: &Link, config: &BridgeConfig) -> R
 
 fn set_vlans(
     route: &mut RouteSocket,
+    bridge: &Link,
     port: &Link,
-    native: Option<u16>,
     config: &BridgeConfig,
 ) -> Result<(), CniError> {
     const DEFAULT: u16 = 1;
@@ -96,10 +100,11 @@ fn set_vlans(
             .set_port_vlan(port.index, vlan, member, untagged)
             .map_err(|e| e.during(format_args!("setting VLAN {vlan} of port {:?}", port.name)))
     };
-    // Without a native VLAN of its own, a trunk port keeps the default one.
-    let native = native.unwrap_or(DEFAULT);
-    if !config.preserve_default_vlan && native != DEFAULT {
-        set(DEFAULT, false, false)?;
+    // Without a native VLAN of its own, a trunk port has the kernel's, whatever new ports of this bridge have.
+    let native = config.vlan.unwrap_or(DEFAULT);
+    let given = bridge.default_vlan.unwrap_or(DEFAULT);
+    if !config.preserve_default_vlan && given != native && given != 0 {
+        set(given, false, false)?;
     }
     for vlan in &config.trunk {
         set(*vlan, true, false)?;

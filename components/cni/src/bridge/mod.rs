@@ -13,7 +13,7 @@ use crate::{
     netlink::{link::Link, route::RouteSocket},
     netns::NetNs,
     network::{IpNetwork, next},
-    pod,
+    pod::{self, Detection},
     protocol::{
         error::{CniError, Code},
         request::{Command, Request},
@@ -98,7 +98,8 @@ fn attach(
     let has_addresses = addresses.is_some();
     let mut result = addresses.unwrap_or_default();
     let mut pod = if has_addresses {
-        pod::configure(netns, ifname, &result, config.detect_duplicates)?
+        let detection = if config.detect_duplicates { Detection::On } else { Detection::Off };
+        pod::configure(netns, ifname, &result, detection)?
     } else {
         pod::bring_up(netns, ifname, config.leave_down)?
     };

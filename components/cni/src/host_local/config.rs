@@ -138,6 +138,7 @@ impl IpamConfig {
             }
             sets.push(set);
         }
+        request.version.check_room(sets.iter().map(RangeSet::is_ipv4))?;
         Ok(Self {
             directory: directory(request)?,
             sets,
@@ -215,6 +216,10 @@ mod tests {
             let error = load("", json!({}), ipam.clone()).unwrap_err();
             assert!(error.message.contains(part) && error.code.number() == 7, "{ipam}: {error}");
         }
+        let two = json!({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]});
+        assert_eq!(load("", json!({}), two.clone()).unwrap().sets.len(), 2);
+        let error = load("", json!({"cniVersion": "0.2.0"}), two).unwrap_err();
+        assert!(error.message.contains("more than 1 address per family"), "{error}");
         let error = load("IP=x", json!({}), json!({"subnet": "10.1.0.0/24"})).unwrap_err();
         assert!(error.message.contains("cannot understand ip"), "{error}");
     }

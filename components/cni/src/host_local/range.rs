@@ -130,6 +130,11 @@ impl RangeSet {
         Ok(Self(ranges))
     }
 
+    /// Whether its addresses are IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.0[0].start.is_ipv4()
+    }
+
     /// The range that an address is in.
     pub fn range_of(&self, address: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(address))

@@ -2,12 +2,15 @@
 //! link is called, where it is and how it works (linux/if_link.h).
 
 use super::{
-    codec::{CREATE, EXCLUSIVE, Message},
-    link::{Mac, link_header},
+    codec::{CREATE, EXCLUSIVE, Message, attribute, read_u32},
+    link::{Link, Mac, link_header},
     route::RouteSocket,
     socket::NetlinkError,
 };
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    fmt,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 const RTM_NEWLINK: u16 = 16;
 const IFLA_ADDRESS: u16 = 1;
@@ -21,6 +24,11 @@ const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_VRF_TABLE: u16 = 1;
 const IFF_PROMISC: u32 = 0x100;
 const IFF_ALLMULTI: u32 = 0x200;
 
@@ -123,10 +131,15 @@ impl RouteSocket {
         self.0.execute(change(index).with(IFLA_IFALIAS, alias.as_bytes()))
     }
 
-    /// Moves a link, which must be down, to another namespace under another name.
-    pub fn move_link(&mut self, index: u32, netns: BorrowedFd<'_>, name: &str) -> Result<()> {
+    /// Moves a link to another namespace under another name, which must be free there, and notes a text on it or, with an
+    /// empty one, removes what is noted. It arrives there down. One that cannot be moved is left as it is: the kernel
+    /// moves first and changes the rest after (`do_setlink`).
+    pub fn move_link(&mut self, index: u32, netns: BorrowedFd<'_>, name: &str, alias: &str) -> Result<()> {
         self.0.execute(
-            change(index).with_u32(IFLA_NET_NS_FD, netns.as_raw_fd() as u32).with_text(IFLA_IFNAME, name),
+            change(index)
+                .with_u32(IFLA_NET_NS_FD, netns.as_raw_fd() as u32)
+                .with_text(IFLA_IFNAME, name)
+                .with(IFLA_IFALIAS, alias.as_bytes()),
         )
     }
 
@@ -162,6 +175,15 @@ impl RouteSocket {
 }
 
 impl Kind {
+    /// Whether a link is what this makes. Its queue for broadcasts is not looked at: the kernel gives all macvlans of a
+    /// parent the longest that one of them asked for.
+    pub fn is_of(self, link: &Link) -> bool {
+        match (self, link.details) {
+            (Self::Macvlan { mode, .. }, Some(Self::Macvlan { mode: found, .. })) => mode == found,
+            (wanted, found) => found == Some(wanted),
+        }
+    }
+
     /// The name that the kernel has for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -174,12 +196,30 @@ impl Kind {
         }
     }
 
+    /// From what the kernel calls it and says of it; `None` for kinds and modes that are none of these. How long a queue
+    /// for broadcasts was asked for is not read.
+    pub(super) fn read(name: &str, data: &[u8]) -> Option<Self> {
+        let half =
+            |kind| attribute(data, kind).and_then(|value| Some(u16::from_ne_bytes(value.try_into().ok()?)));
+        match name {
+            "macvlan" => {
+                let mode = attribute(data, IFLA_MACVLAN_MODE).and_then(read_u32)?;
+                let mode = MacvlanMode::ALL.into_iter().find(|one| one.number() == mode)?;
+                Some(Self::Macvlan { mode, broadcast_queue: None })
+            }
+            "ipvlan" => {
+                let mode = half(IFLA_IPVLAN_MODE)?;
+                IpvlanMode::ALL.into_iter().find(|one| one.number() == mode).map(Self::Ipvlan)
+            }
+            "vlan" => half(IFLA_VLAN_ID).map(Self::Vlan),
+            "vrf" => attribute(data, IFLA_VRF_TABLE).and_then(read_u32).map(Self::Vrf),
+            "dummy" => Some(Self::Dummy),
+            "ifb" => Some(Self::Ifb),
+            _ => None,
+        }
+    }
+
     fn describe(self, info: Message) -> Message {
-        const IFLA_MACVLAN_MODE: u16 = 1;
-        const IFLA_MACVLAN_BC_QUEUE_LEN: u16 = 7;
-        const IFLA_IPVLAN_MODE: u16 = 1;
-        const IFLA_VLAN_ID: u16 = 1;
-        const IFLA_VRF_TABLE: u16 = 1;
         let info = info.with(IFLA_INFO_KIND, self.name().as_bytes());
         let data = |fill: &dyn Fn(Message) -> Message, info: Message| info.nest(IFLA_INFO_DATA, fill);
         match self {
@@ -203,7 +243,33 @@ impl Kind {
     }
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name();
+        match self {
+            Self::Macvlan { mode, .. } => write!(f, "{name} in mode {}", mode.name()),
+            Self::Ipvlan(mode) => write!(f, "{name} in mode {}", mode.name()),
+            Self::Vlan(id) => write!(f, "{name} {id}"),
+            Self::Vrf(table) => write!(f, "{name} with table {table}"),
+            Self::Dummy | Self::Ifb => f.write_str(name),
+        }
+    }
+}
+
 impl MacvlanMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Private, Self::Vepa, Self::Bridge, Self::Passthru];
+
+    /// As configurations say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Vepa => "vepa",
+            Self::Bridge => "bridge",
+            Self::Passthru => "passthru",
+        }
+    }
+
     fn number(self) -> u32 {
         match self {
             Self::Private => 1,
@@ -215,11 +281,42 @@ impl MacvlanMode {
 }
 
 impl IpvlanMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::L2, Self::L3, Self::L3s];
+
+    /// As configurations say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::L3 => "l3",
+            Self::L3s => "l3s",
+        }
+    }
+
     fn number(self) -> u16 {
         match self {
             Self::L2 => 0,
             Self::L3 => 1,
             Self::L3s => 2,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::codec::HEADER, *};
+
+    #[test]
+    fn what_is_described_reads_back() {
+        let macvlans = MacvlanMode::ALL.map(|mode| Kind::Macvlan { mode, broadcast_queue: None });
+        let ipvlans = IpvlanMode::ALL.map(Kind::Ipvlan);
+        for kind in macvlans.into_iter().chain(ipvlans).chain([Kind::Vlan(4094), Kind::Vrf(300), Kind::Dummy])
+        {
+            let bytes = kind.describe(Message::new(0, 0, &[])).finish(0, 0);
+            let data = attribute(&bytes[HEADER..], IFLA_INFO_DATA).unwrap_or_default();
+            assert_eq!(Kind::read(kind.name(), data), Some(kind));
+        }
+        assert_eq!(Kind::read("macvlan", &[]), None);
+        assert_eq!(Kind::read("veth", &[]), None);
     }
 }

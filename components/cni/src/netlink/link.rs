@@ -2,6 +2,7 @@
 
 use super::{
     codec::{CREATE, EXCLUSIVE, Message, attribute, attributes, read_text, read_u32},
+    device::Kind,
     route::RouteSocket,
     socket::{Answer, NetlinkError},
 };
@@ -32,6 +33,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
+const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 const IFLA_BRPORT_STATE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
@@ -109,8 +111,20 @@ pub struct Link {
     pub kind: String,
     /// As a bridge port.
     pub port: Option<BridgePort>,
-    /// Of a VRF: its routing table.
-    pub vrf_table: Option<u32>,
+    /// What it is, if it is of a kind that is told apart further.
+    pub details: Option<Kind>,
+    /// Of a bridge: the VLAN that its new ports are in, untagged; 0 is none.
+    pub default_vlan: Option<u16>,
+}
+
+impl Link {
+    /// The routing table, of a VRF.
+    pub fn vrf_table(&self) -> Option<u32> {
+        match self.details {
+            Some(Kind::Vrf(table)) => Some(table),
+            _ => None,
+        }
+    }
 }
 
 /// A link's state as a port of a bridge.
@@ -321,10 +335,11 @@ fn parse_link(answer: &Answer) -> Option<Link> {
             IFLA_PROMISCUITY => link.promiscuous |= read_u32(value)? > 0,
             IFLA_LINKINFO => {
                 link.kind = attribute(value, IFLA_INFO_KIND).map(read_text).unwrap_or_default();
-                if link.kind == "vrf" {
-                    const IFLA_VRF_TABLE: u16 = 1;
-                    let data = attribute(value, IFLA_INFO_DATA);
-                    link.vrf_table = data.and_then(|d| attribute(d, IFLA_VRF_TABLE)).and_then(read_u32);
+                let data = attribute(value, IFLA_INFO_DATA).unwrap_or_default();
+                link.details = Kind::read(&link.kind, data);
+                if link.kind == "bridge" {
+                    let vlan = attribute(data, IFLA_BR_VLAN_DEFAULT_PVID);
+                    link.default_vlan = vlan.and_then(|id| Some(u16::from_ne_bytes(id.try_into().ok()?)));
                 }
                 if attribute(value, IFLA_INFO_SLAVE_KIND).is_some_and(|kind| read_text(kind) == "bridge") {
                     link.port = attribute(value, IFLA_INFO_SLAVE_DATA).map(parse_port);

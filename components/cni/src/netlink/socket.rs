@@ -2,6 +2,7 @@
 
 use super::{
     codec::{ACK, DUMP, Message, attribute, messages, read_text, read_u32},
+    nftables::Generation,
     sys,
 };
 use crate::protocol::error::CniError;
@@ -184,12 +185,17 @@ impl Socket {
         }
     }
 
-    /// Sends nf_tables messages as one transaction: all of them happen, or none.
-    pub fn transaction(&mut self, batch: Vec<Message>) -> Result<(), NetlinkError> {
+    /// Sends nf_tables messages as one transaction: all of them happen, or none. None does when a `generation` is given
+    /// that is not the present one (ERESTART).
+    pub fn transaction(
+        &mut self,
+        batch: Vec<Message>,
+        generation: Option<Generation>,
+    ) -> Result<(), NetlinkError> {
         let first = self.sequence + 1;
         let mut bytes = Vec::new();
         let count = batch.len();
-        bytes.extend(super::nftables::batch_begin().finish(first, 0));
+        bytes.extend(super::nftables::batch_begin(generation).finish(first, 0));
         for (sequence, message) in (first + 1..).zip(batch) {
             bytes.extend(message.finish(sequence, ACK));
         }

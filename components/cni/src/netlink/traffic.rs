@@ -30,6 +30,37 @@ pub struct TokenBucket {
     pub limit: u32,
 }
 
+/// A token bucket as the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedBucket {
+    /// Bytes a second.
+    pub rate: u64,
+    /// Bytes that wait, the burst included.
+    pub limit: u32,
+    /// How long the burst takes at that rate, in ticks; what does not fit is cut off above.
+    ticks: u32,
+}
+
+/// `PSCHED_SHIFT`: a tick of queues is 64 ns.
+const TICK: u128 = 64;
+const SECOND: u128 = 1_000_000_000;
+
+impl ListedBucket {
+    /// Bytes at once, rounded.
+    pub fn burst(&self) -> u64 {
+        (u128::from(self.rate) * u128::from(self.ticks) * TICK / SECOND) as u64
+    }
+
+    /// Whether this is what became of `wanted`. The burst is kept as a time, which the reference plugin rounds to
+    /// microseconds, and the kernel to what its multiplication yields.
+    pub fn is(&self, wanted: TokenBucket) -> bool {
+        let ticks = u128::from(wanted.burst) * SECOND / u128::from(wanted.rate.max(1)) / TICK;
+        let off = self.ticks.wrapping_sub(ticks as u32) as i32;
+        let rounding = 1000 / TICK + 1 + ticks / (1 << 16);
+        (self.rate, self.limit) == (wanted.rate, wanted.limit) && u128::from(off.unsigned_abs()) <= rounding
+    }
+}
+
 type Result<T> = std::result::Result<T, NetlinkError>;
 
 /// `struct tcmsg`
@@ -57,8 +88,8 @@ impl RouteSocket {
         }))
     }
 
-    /// The token bucket at the root of a link: its rate and limit, if there is one.
-    pub fn token_bucket(&mut self, link: u32) -> Result<Option<(u64, u32)>> {
+    /// The token bucket at the root of a link, if there is one.
+    pub fn token_bucket(&mut self, link: u32) -> Result<Option<ListedBucket>> {
         let answers = self.0.dump(&Message::new(RTM_GETQDISC, 0, &header(link, 0, 0, 0)))?;
         Ok(answers.iter().find_map(|answer| {
             let index = read_u32(answer.get(4..)?)?;
@@ -73,7 +104,8 @@ impl RouteSocket {
                 Some(rate) => u64::from_ne_bytes(rate.try_into().ok()?),
                 None => read_u32(parameters.get(8..)?)?.into(),
             };
-            Some((rate, read_u32(parameters.get(24..)?)?))
+            let (limit, ticks) = (read_u32(parameters.get(24..)?)?, read_u32(parameters.get(28..)?)?);
+            Some(ListedBucket { rate, limit, ticks })
         }))
     }
 
@@ -137,4 +169,29 @@ fn redirection(to: u32) -> [u8; 28] {
         mirred[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     mirred
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_the_same_within_what_is_rounded() {
+        let wanted = TokenBucket { rate: 12_500_000, burst: 1_000_000, limit: 1_312_500 };
+        // 80 ms.
+        let listed = ListedBucket { rate: 12_500_000, limit: 1_312_500, ticks: 1_250_000 };
+        assert!(listed.is(wanted) && listed.burst() == 1_000_000);
+        assert!(ListedBucket { ticks: 1_250_016, ..listed }.is(wanted));
+        for other in [
+            ListedBucket { ticks: 1_251_000, ..listed },
+            ListedBucket { rate: 12_500_001, ..listed },
+            ListedBucket { limit: 1_312_501, ..listed },
+        ] {
+            assert!(!other.is(wanted), "{other:?}");
+        }
+        // 1000 s, of which the kernel shows the lower half.
+        let slow = TokenBucket { rate: 1000, burst: 1_000_000, limit: 1_000_025 };
+        let ticks = (1000 * SECOND / TICK) as u32;
+        assert!(ListedBucket { rate: 1000, limit: 1_000_025, ticks }.is(slow));
+    }
 }

@@ -1,5 +1,6 @@
 //! Versions of the specification.
 
+use super::error::CniError;
 use std::fmt;
 
 /// A version this program speaks.
@@ -44,6 +45,15 @@ impl SpecVersion {
     /// The version of that name.
     pub fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.name() == name)
+    }
+
+    /// Whether a result has room for addresses of these families, `true` being IPv4.
+    pub fn check_room(self, are_ipv4: impl Iterator<Item = bool>) -> Result<(), CniError> {
+        let (ipv4, ipv6): (Vec<bool>, Vec<bool>) = are_ipv4.partition(|ipv4| *ipv4);
+        if self >= Self::V0_3_0 || (ipv4.len() <= 1 && ipv6.len() <= 1) {
+            return Ok(());
+        }
+        Err(CniError::config(format!("CNI version {self} does not support more than 1 address per family")))
     }
 
     /// All names, for VERSION and for messages.

@@ -7,26 +7,26 @@
 mod config;
 
 use crate::{
-    host_device::give_back,
     interface::{self, DnsFrom, WithoutIpam},
-    netlink::{link::Link, route::RouteSocket, vf::VfSettings},
+    loan,
+    netlink::{route::RouteSocket, vf::VfSettings},
     netns::NetNs,
     protocol::{
         error::{CniError, Code},
         request::{Attachment, Request},
         result::{CniResult, pretty},
     },
+    sysfs,
 };
 use config::SriovConfig;
-use rustix::fd::AsFd;
 use serde::{Deserialize, Serialize};
 use std::{
+    cell::OnceCell,
     fs, io,
     path::{Path, PathBuf},
 };
 
 const RECORDS: &str = "/var/lib/cni/sriov";
-const SYSFS: &str = "/sys";
 
 /// A virtual function, found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ struct Function {
 
 impl Function {
     fn find(sysfs: &Path, device: &str) -> Result<Self, CniError> {
-        let physical = sysfs.join("bus/pci/devices").join(device).join("physfn");
+        let physical = sysfs::device(sysfs, "pci", device).join("physfn");
         let failed = |why: String| CniError::internal(format!("virtual function {device}: {why}"));
         if !physical.exists() {
             return Err(failed(format!(
@@ -55,16 +55,8 @@ impl Function {
             (target.file_name()?.to_str()? == device).then_some(number)
         });
         let number = number.ok_or_else(|| failed("its physical function does not list it".into()))?;
-        Ok(Self { physical: interface_of(&physical).map_err(failed)?, number })
+        Ok(Self { physical: sysfs::interface_of(&physical).map_err(failed)?, number })
     }
-}
-
-/// The network interface of a PCI device.
-fn interface_of(device: &Path) -> Result<String, String> {
-    let directory = device.join("net");
-    let mut entries = fs::read_dir(&directory).map_err(|e| format!("{}: {e}", directory.display()))?;
-    let first = entries.next().and_then(Result::ok).and_then(|entry| entry.file_name().into_string().ok());
-    first.ok_or_else(|| format!("{}: no network interface there", directory.display()))
 }
 
 /// What DEL needs.
@@ -102,28 +94,35 @@ pub fn add(request: &Request) -> Result<CniResult, CniError> {
     let config = SriovConfig::load(request)?;
     let name = &request.attachment.ifname;
     let path = record_path(request);
+    let lent = OnceCell::new();
     let make = |netns: &NetNs| {
-        let function = Function::find(Path::new(SYSFS), &config.device)?;
-        let device = Path::new(SYSFS).join("bus/pci/devices").join(&config.device);
-        let own = interface_of(&device).map_err(|why| {
+        let sysfs = Path::new(sysfs::ROOT);
+        let function = Function::find(sysfs, &config.device)?;
+        let own = sysfs::interface_of(&sysfs::device(sysfs, "pci", &config.device)).map_err(|why| {
             let message = format!("virtual function {} has no network interface: {why}", config.device);
             CniError::new(Code::UnsupportedField, message).details("userspace drivers are not supported here")
-        })?;
-        netns.enter(|| match interface::open()?.link(name) {
-            Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(CniError::internal(format!("container interface {name:?} already exists"))),
-            Err(error) => Err(error.during(format_args!("looking for {name:?}"))),
         })?;
         let mut route = interface::open()?;
         let before = settings(&mut route, &function)?;
         save(&path, &Record { network: request.network.clone(), function: function.clone(), before })?;
-        let link = interface::find(&mut route, &own)?;
-        bring(&mut route, &config, &function, &link, netns, name).inspect_err(|_| {
-            let _ = give_back(netns, name);
-            let _ = restore(&path);
+        let found = interface::find(&mut route, &own)?;
+        let link = lent.get_or_init(|| found);
+        let mac = config.settings.mac.as_deref().and_then(|mac| mac.parse().ok());
+        // What is set through the physical function is set before: the function takes its hardware address from there.
+        let outcome = set(&mut route, &function, &config.settings);
+        outcome.and_then(|()| loan::lend(&mut route, link, netns, name, mac)).inspect_err(|_| {
+            if let Err(failure) = restore(&path) {
+                eprintln!("undoing a failed ADD: {failure}");
+            }
         })
     };
-    let back = |netns: &NetNs| give_back(netns, name).and_then(|()| restore(&path));
+    let back = |netns: &NetNs| {
+        let returned = match lent.get() {
+            Some(link) => loan::undo(&mut interface::open()?, link, netns, name),
+            None => Ok(()),
+        };
+        returned.and_then(|()| restore(&path))
+    };
     let mut result = interface::add(request, WithoutIpam::LayerTwo, DnsFrom::Configuration, make, back)?;
     if let Some(interface) = result.interfaces.first_mut() {
         interface.pci_id.clone_from(&config.device);
@@ -155,30 +154,6 @@ fn set(route: &mut RouteSocket, function: &Function, settings: &VfSettings) -> R
         .map_err(|e| e.during(format_args!("setting virtual function {number} of {name:?}")))
 }
 
-fn bring(
-    route: &mut RouteSocket,
-    config: &SriovConfig,
-    function: &Function,
-    link: &Link,
-    netns: &NetNs,
-    name: &str,
-) -> Result<Link, CniError> {
-    let during = |what: &str| format!("moving {:?} into the pod: {what}", link.name);
-    route.set_up(link.index, false).map_err(|e| e.during(during("bringing it down")))?;
-    set(route, function, &config.settings)?;
-    if let Some(mac) = config.settings.mac.as_deref().and_then(|mac| mac.parse().ok()) {
-        route.set_mac(link.index, mac).map_err(|e| e.during(during("setting its hardware address")))?;
-    }
-    route.set_alias(link.index, &link.name).map_err(|e| e.during(during("noting its name")))?;
-    route.move_link(link.index, netns.as_fd(), name).map_err(|e| e.during(during("moving it")))?;
-    netns.enter(|| {
-        let mut route = interface::open()?;
-        let arrived = interface::find(&mut route, name)?;
-        route.set_up(arrived.index, true).map_err(|e| e.during(during("bringing it up")))?;
-        Ok(arrived)
-    })
-}
-
 fn save(path: &Path, record: &Record) -> Result<(), CniError> {
     let failed = |e: io::Error| CniError::io("writing", path, &e);
     fs::create_dir_all(RECORDS).map_err(failed)?;
@@ -201,7 +176,7 @@ pub fn del(request: &Request) -> Result<(), CniError> {
     let path = record_path(request);
     let ours = recorded(&path)?.is_some();
     let name = &request.attachment.ifname;
-    interface::del(request, |netns: &NetNs| if ours { give_back(netns, name) } else { Ok(()) })?;
+    interface::del(request, |netns: &NetNs| if ours { loan::give_back(netns, name) } else { Ok(()) })?;
     restore(&path)
 }
 
@@ -209,7 +184,7 @@ pub fn del(request: &Request) -> Result<(), CniError> {
 pub fn check(request: &Request) -> Result<(), CniError> {
     let config = SriovConfig::load(request)?;
     interface::check(request, None)?;
-    let function = Function::find(Path::new(SYSFS), &config.device)?;
+    let function = Function::find(Path::new(sysfs::ROOT), &config.device)?;
     let found = settings(&mut interface::open()?, &function)?;
     differs(&config.settings, &found).map_or(Ok(()), |what| {
         Err(CniError::internal(format!("virtual function {}: {what} is not as configured", config.device)))
@@ -253,7 +228,7 @@ pub fn status(request: &Request) -> Result<(), CniError> {
     // Without a device of its own the network gets one with each pod.
     if SriovConfig::names_device(request)? {
         let config = SriovConfig::load(request)?;
-        Function::find(Path::new(SYSFS), &config.device)
+        Function::find(Path::new(sysfs::ROOT), &config.device)
             .map_err(|e| CniError { code: Code::NotAvailable, ..e })?;
     }
     interface::status(request)
@@ -279,7 +254,7 @@ mod tests {
         }
         let found = Function::find(sysfs.path(), "0000:03:02.1").unwrap();
         assert_eq!(found, Function { physical: "ens1f0".into(), number: 12 });
-        assert_eq!(interface_of(&devices.join("0000:03:02.1")).unwrap(), "ens1f0v");
+        assert_eq!(sysfs::interface_of(&devices.join("0000:03:02.1")).unwrap(), "ens1f0v");
         for absent in ["0000:03:00.0", "0000:09:00.0"] {
             let error = Function::find(sysfs.path(), absent).unwrap_err();
             assert!(error.message.contains("no virtual function"), "{error}");

@@ -1,8 +1,9 @@
 //! What is compared: configurations, and chains of them.
 
-use super::{Case, Need, effects::effects};
+use super::{Case, Need, RECENT, Stage, effects::effects, leases::leases};
 use crate::lab::{Host, merge};
 use serde_json::{Value, json};
+use std::fs;
 
 /// A network whose pods have an interface on the host's `uplink`.
 fn on_uplink(host: &Host, kind: &str, settings: &Value) -> Value {
@@ -29,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases.extend(interfaces());
     cases.extend(chains());
     cases.extend(effects());
+    cases.extend(leases());
     cases
 }
 
@@ -49,10 +51,34 @@ fn bridges() -> Vec<Case> {
             json!({"dns": {"nameservers": ["192.0.2.53"], "search": ["a"]}}),
             json!({"args": {"cni": {"mac": "02:00:00:00:00:77"}}}),
             json!({"isDefaultGateway": false, "ipam": null}),
+            json!({"enabledad": true}),
         ]
         .map(bridge),
     );
+    cases.push(Case::new("bridge", "forceAddress", |host| {
+        host.netns.ip("link add cni0 address 02:00:00:00:00:01 type bridge");
+        host.netns.ip("addr add 10.78.0.1/24 dev cni0");
+        host.netns.ip("addr add fd77::99/64 dev cni0 nodad");
+        vec![host.network(json!({"forceAddress": true}))]
+    }));
+    cases.push(Case::new("bridge", "resolvConf", |host| {
+        let path = host.directory.path().join("resolv.conf");
+        fs::write(
+            &path,
+            "# No comment\nnameserver 192.0.2.53\nsearch a b\ndomain example.org\noptions ndots:2 edns0\n",
+        )
+        .unwrap();
+        vec![host.network(json!({"ipam": {"resolvConf": path}}))]
+    }));
     cases.push(bridge(json!({"vlan": 100, "preserveDefaultVlan": true})).needs(&[Need::BridgeVlans]));
+    for settings in [json!({"vlan": 100}), json!({"vlanTrunk": [{"id": 20}], "isDefaultGateway": false})] {
+        let case =
+            Case::new("bridge", format!("{settings} where ports are born in VLAN 7"), move |host: &Host| {
+                host.netns.ip("link add cni0 type bridge vlan_filtering 1 vlan_default_pvid 7");
+                vec![host.network(settings.clone())]
+            });
+        cases.push(case.needs(&[Need::BridgeVlans, RECENT]));
+    }
     // Versions before those with `dummy` keep the default VLAN in any case, and know no trunks.
     for settings in [
         json!({"vlan": 100}),
@@ -60,7 +86,7 @@ fn bridges() -> Vec<Case> {
         json!({"isDefaultGateway": false, "vlanTrunk": [{"minID": 10, "maxID": 12}, {"id": 20}]}),
         json!({"vlan": 5, "vlanTrunk": [{"id": 20}]}),
     ] {
-        cases.push(bridge(settings).needs(&[Need::BridgeVlans, Need::Plugin("dummy")]));
+        cases.push(bridge(settings).needs(&[Need::BridgeVlans, RECENT]));
     }
     // Since 1.1.0 of the specification and later versions of the reference.
     for settings in [
@@ -69,7 +95,7 @@ fn bridges() -> Vec<Case> {
         json!({"disableContainerInterface": true, "isDefaultGateway": false, "ipam": null}),
         json!({"cniVersion": "1.1.0", "ipam": {"routes": [{"dst": "192.0.2.0/24", "mtu": 1400, "advmss": 1300, "priority": 7}]}}),
     ] {
-        cases.push(bridge(settings).needs(&[Need::Plugin("dummy")]));
+        cases.push(bridge(settings).needs(&[RECENT]));
     }
     cases.push(Case::new("bridge", "loopback", |_| {
         vec![json!({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"})]
@@ -96,6 +122,7 @@ fn interfaces() -> Vec<Case> {
         ("macvlan", default.clone()),
         ("macvlan", json!({"mode": "vepa", "ipam": fixed})),
         ("macvlan", json!({"ipam": null})),
+        ("macvlan", json!({"mode": "passthru"})),
         ("ipvlan", json!({})),
         ("ipvlan", json!({"mode": "l3", "mtu": 1300})),
         ("ipvlan", json!({"mode": "l3s", "ipam": fixed})),
@@ -106,16 +133,45 @@ fn interfaces() -> Vec<Case> {
         let case = Case::new("interfaces", label, move |host| vec![on_uplink(host, kind, &settings)]);
         cases.push(case.needs(&[Need::Kind(kind)]));
     }
-    cases.push(Case::new("interfaces", "host-device", |host| {
-        vec![on_uplink(host, "host-device", &json!({"device": "uplink"}))]
-    }));
+    let queue = Case::new("interfaces", "macvlan bcqueuelen", |host| {
+        vec![on_uplink(host, "macvlan", &json!({"bcqueuelen": 200}))]
+    });
+    cases.push(queue.needs(&[Need::Kind("macvlan"), RECENT]));
+    for (kind, settings) in
+        [("macvlan", json!({})), ("ipvlan", json!({"mode": "l3"})), ("vlan", json!({"vlanId": 100}))]
+    {
+        let case = Case::new("interfaces", format!("{kind} linkInContainer"), move |host| {
+            let mut network = on_uplink(host, kind, &settings);
+            merge(&mut network, json!({"master": "inner0", "linkInContainer": true}));
+            vec![network]
+        });
+        cases.push(case.needs(&[Need::Kind(kind), RECENT]).prepared(a_link_in_the_pod));
+    }
+    for settings in [
+        json!({"device": "uplink"}),
+        json!({"hwaddr": "02:00:00:00:00:70", "mac": "02:00:00:00:00:70"}),
+        // The first of all that are below, by name.
+        json!({"kernelpath": "/sys/devices/virtual"}),
+        json!({"device": "uplink", "ipam": null}),
+    ] {
+        let case = Case::new("interfaces", format!("host-device {settings}"), move |host| {
+            let network = on_uplink(host, "host-device", &settings);
+            host.netns.ip("link set uplink address 02:00:00:00:00:70");
+            if settings["kernelpath"].is_string() {
+                host.netns.ip("link add a0 type veth peer name b0");
+            }
+            vec![network]
+        });
+        // 1.1.1 leaves its note on the link when it is back.
+        cases.push(case.needs(&[RECENT]));
+    }
     for settings in [json!({}), json!({"ipam": fixed})] {
         let case = Case::new("interfaces", format!("dummy {settings}"), move |host| {
             let mut network = host.network(json!({"type": "dummy"}));
             merge(&mut network, settings.clone());
             vec![network]
         });
-        cases.push(case.needs(&[Need::Kind("dummy"), Need::Plugin("dummy")]));
+        cases.push(case.needs(&[Need::Kind("dummy"), RECENT]));
     }
     for settings in [
         json!({}),
@@ -131,6 +187,13 @@ fn interfaces() -> Vec<Case> {
         cases.push(case.needs(&[Need::File("/dev/net/tun"), Need::Plugin("tap")]));
     }
     cases
+}
+
+fn a_link_in_the_pod(stage: &Stage) -> Vec<super::Running> {
+    stage.pod.ip("link add inner0 type veth peer name inner1");
+    stage.pod.ip("link set inner0 up");
+    stage.pod.ip("link set inner1 up");
+    Vec::new()
 }
 
 fn chains() -> Vec<Case> {
@@ -151,7 +214,7 @@ fn chains() -> Vec<Case> {
     ] {
         chain("tuning", "tuning", json!({}), settings, &[]);
     }
-    chain("tuning", "tuning", json!({}), json!({"txQLen": 500}), &[Need::Plugin("dummy")]);
+    chain("tuning", "tuning", json!({}), json!({"txQLen": 500}), &[RECENT]);
     for first in [
         json!({}),
         json!({"isDefaultGateway": false, "isGateway": true}),
@@ -159,14 +222,14 @@ fn chains() -> Vec<Case> {
     ] {
         chain("routing", "sbr", first, json!({}), &[]);
     }
-    chain("routing", "sbr", json!({}), json!({"table": 42}), &[Need::Plugin("dummy")]);
+    chain("routing", "sbr", json!({}), json!({"table": 42}), &[RECENT]);
     for (first, settings) in [
         (json!({}), json!({"vrfname": "blue"})),
         (json!({}), json!({"vrfname": "blue", "table": 42})),
         (json!({"ipam": {"routes": [{"dst": "192.0.2.0/24"}]}}), json!({"vrfname": "red"})),
     ] {
         // Versions before those with `dummy` lose the routes that lead through a gateway.
-        chain("routing", "vrf", first, settings, &[Need::Kind("vrf"), Need::Plugin("dummy")]);
+        chain("routing", "vrf", first, settings, &[Need::Kind("vrf"), RECENT]);
     }
     let connected = json!({"isDefaultGateway": false, "isGateway": true});
     chain("routing", "vrf", connected, json!({"vrfname": "blue"}), &[Need::Kind("vrf")]);
@@ -178,6 +241,12 @@ fn chains() -> Vec<Case> {
         let runtime = json!({"runtimeConfig": {"bandwidth": limits}});
         chain("bandwidth", "bandwidth", json!({}), runtime, &[Need::Kind("ifb")]);
     }
+    // Of limits in both places the network's own count.
+    let both =
+        json!({"ingressRate": 2_000_000, "ingressBurst": 1_600_000, "runtimeConfig": {"bandwidth": each}});
+    chain("bandwidth", "bandwidth", json!({}), both, &[Need::Kind("ifb")]);
+    let none = json!({"ingressRate": 0, "runtimeConfig": {"bandwidth": each}});
+    chain("bandwidth", "bandwidth", json!({}), none, &[Need::Kind("ifb")]);
     each["shapedSubnets"] = json!(["10.0.0.0/8"]);
     chain("bandwidth", "bandwidth", json!({}), each, &[Need::Kind("ifb")]);
     cases

@@ -1,6 +1,6 @@
 //! Rules of nf_tables and iptables are compared by what they do: who reaches whom, and under which address.
 
-use super::{Case, Effect, Need, Stage, cases::chained};
+use super::{Case, Effect, Need, RECENT, Stage, cases::chained};
 use crate::lab::{Namespace, merge};
 use serde_json::{Value, json};
 use std::{
@@ -39,7 +39,13 @@ pub(super) fn effects() -> Vec<Case> {
         });
         cases.push(case.needs(&tables).effect(masqueraded));
     }
-    for settings in [json!({"backend": "iptables"}), json!({"backend": "nftables"}), json!({"snat": false})] {
+    for (settings, recent) in [
+        (json!({"backend": "iptables"}), None),
+        (json!({"backend": "nftables"}), None),
+        (json!({"snat": false}), None),
+        (json!({"masqAll": true}), Some(RECENT)),
+        (json!({"conditionsV4": ["!", "-s", "192.0.2.2/32"], "conditionsV6": ["-d", "2001:db8::/64"]}), None),
+    ] {
         let case = Case::new("effects", format!("portmap {settings}"), move |host| {
             let mut mapped = json!({"runtimeConfig": {"portMappings": [
                 {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
@@ -48,13 +54,17 @@ pub(super) fn effects() -> Vec<Case> {
             merge(&mut mapped, settings.clone());
             vec![host.network(json!({"ipMasq": true})), chained("portmap", mapped)]
         });
-        cases.push(case.needs(&tables).effect(forwarded));
+        cases.push(case.needs(&tables).needs(recent.as_slice()).effect(forwarded));
     }
-    for settings in [json!({}), json!({"ingressPolicy": "same-bridge", "backend": "iptables"})] {
+    for (settings, recent) in [
+        (json!({}), None),
+        (json!({"ingressPolicy": "same-bridge", "backend": "iptables"}), None),
+        (json!({"ingressPolicy": "isolated", "backend": "iptables"}), Some(RECENT)),
+    ] {
         let case = Case::new("effects", format!("firewall {settings}"), move |host| {
             vec![host.network(json!({})), chained("firewall", settings.clone())]
         });
-        cases.push(case.needs(&tables).effect(filtered));
+        cases.push(case.needs(&tables).needs(recent.as_slice()).effect(filtered));
     }
     let rules = [Need::Program("nft"), Need::BridgeRules];
     for (checked, needs, effect) in [(false, &[][..], unchecked as Effect), (true, &rules, spoofed)] {

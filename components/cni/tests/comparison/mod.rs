@@ -6,12 +6,15 @@
 
 mod cases;
 mod effects;
+mod leases;
+mod state;
 
 use crate::lab::{Host, Namespace};
-use cairn_cni::sysctl;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use state::Look;
 use std::{
     path::{Path, PathBuf},
+    process::Child,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -36,10 +39,24 @@ pub(crate) enum Need {
     File(&'static str),
 }
 
+/// A reference of 1.2 or later: what came after Debian's 1.1.1.
+pub(crate) const RECENT: Need = Need::Plugin("dummy");
+
 pub(crate) use cases::cases;
 
 type Chain = Box<dyn Fn(&Host) -> Vec<Value> + Sync>;
 type Effect = fn(&Stage) -> Value;
+type Preparation = fn(&Stage) -> Vec<Running>;
+
+/// A program that runs beside a case, and ends with it.
+pub(crate) struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// One configuration, or chain of them.
 pub(crate) struct Case {
@@ -48,6 +65,7 @@ pub(crate) struct Case {
     label: String,
     needs: Vec<Need>,
     chain: Chain,
+    preparation: Option<Preparation>,
     effect: Option<Effect>,
 }
 
@@ -64,11 +82,18 @@ impl Case {
         label: impl ToString,
         chain: impl Fn(&Host) -> Vec<Value> + Sync + 'static,
     ) -> Self {
-        Self { group, label: label.to_string(), needs: Vec::new(), chain: Box::new(chain), effect: None }
+        let (label, chain) = (label.to_string(), Box::new(chain));
+        Self { group, label, needs: Vec::new(), chain, preparation: None, effect: None }
     }
 
     fn needs(mut self, needs: &[Need]) -> Self {
         self.needs.extend(needs);
+        self
+    }
+
+    /// What there has to be before, in the pod or on the host.
+    fn prepared(mut self, preparation: Preparation) -> Self {
+        self.preparation = Some(preparation);
         self
     }
 
@@ -119,8 +144,9 @@ fn compare_one(case: &Case, reference: &Path) -> Outcome {
         return Outcome::Skipped(format!("{need:?} is missing"));
     }
     let [ours, theirs] = thread::scope(|scope| {
-        let ours = scope.spawn(|| play(case, Host::new()));
-        let theirs = scope.spawn(|| play(case, Host::with_plugins(reference)));
+        let recent = is_recent(reference);
+        let ours = scope.spawn(move || play(case, Host::new(), recent));
+        let theirs = scope.spawn(move || play(case, Host::with_plugins(reference), recent));
         [ours.join(), theirs.join()]
     });
     let (ours, theirs) = match (ours, theirs) {
@@ -138,6 +164,11 @@ fn compare_one(case: &Case, reference: &Path) -> Outcome {
         }
     }
     if found.is_empty() { Outcome::Equal } else { Outcome::Different(found) }
+}
+
+/// Whether the reference is one of those that have `dummy` (1.2 and later).
+fn is_recent(reference: &Path) -> bool {
+    is_met(RECENT, reference)
 }
 
 /// Label and group, for reports.
@@ -176,17 +207,20 @@ fn is_met(need: Need, reference: &Path) -> bool {
 }
 
 /// ADD, a look, DEL, another look.
-fn play(case: &Case, host: Host) -> (Value, Value) {
+fn play(case: &Case, host: Host, recent: bool) -> (Value, Value) {
     let pod = Namespace::new("pod");
-    // The reference waits for it a second or two each time, which is not what is compared.
+    // The reference waits for it a second or two each time, which is not what is compared; that it is on, is.
     for namespace in [&host.netns, &pod] {
-        namespace.enter(|| sysctl::ensure("net/ipv6/conf/default/accept_dad", "0")).unwrap();
+        namespace.detect_nothing();
     }
     let world = case.effect.map(|_| host.neighbour());
     let stage = Stage { world, pod, host };
+    let _running = case.preparation.map(|prepare| prepare(&stage));
     let Stage { host, pod, .. } = &stage;
-    let look = || {
-        let mut seen = json!({"pod": state(pod), "host": state(&host.netns)});
+    let chain = (case.chain)(host);
+    let look = Look { asked: asked(&chain), recent };
+    let seen = || {
+        let mut seen = json!({"pod": look.at(pod), "host": look.at(&host.netns)});
         if let Some(effect) = case.effect {
             seen["effect"] = effect(&stage);
         }
@@ -194,7 +228,7 @@ fn play(case: &Case, host: Host) -> (Value, Value) {
     };
     let mut previous = Value::Null;
     let mut configs = Vec::new();
-    for mut config in (case.chain)(host) {
+    for mut config in chain {
         if !previous.is_null() {
             config["prevResult"] = previous.clone();
         }
@@ -204,8 +238,8 @@ fn play(case: &Case, host: Host) -> (Value, Value) {
             .unwrap_or_else(|error| panic!("ADD of {}, {side}: {error}", config["type"]));
         configs.push(config);
     }
-    let mut made = look();
-    made["result"] = without_chance(previous.clone(), pod);
+    let mut made = seen();
+    made["result"] = without_chance(previous.clone(), pod, &look.asked);
     // A plugin that moves routes or addresses away leaves those before it without what they would find.
     let moves = |config: &Value| ["sbr", "vrf"].iter().any(|kind| config["type"] == *kind);
     let moved = configs.iter().rposition(moves).unwrap_or(0);
@@ -222,19 +256,28 @@ fn play(case: &Case, host: Host) -> (Value, Value) {
             println!("the reference's DEL of {} fails: {error}", config["type"]);
         }
     }
-    let mut left = look();
+    let mut left = seen();
     left["reservations"] = json!(host.reservations());
     (made, left)
 }
 
+/// Hardware addresses that configurations ask for.
+fn asked(chain: &[Value]) -> Vec<String> {
+    let places = ["/mac", "/args/cni/mac", "/runtimeConfig/mac"];
+    let all = chain.iter().flat_map(|config| places.map(|place| config.pointer(place)));
+    all.flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 /// Names and hardware addresses that are made up anew each time; and name resolution that is none, which later
 /// versions of the reference leave out.
-fn without_chance(mut result: Value, pod: &Namespace) -> Value {
+fn without_chance(mut result: Value, pod: &Namespace, asked: &[String]) -> Value {
     if result["dns"].is_null() {
         result["dns"] = json!({});
     }
     for interface in result["interfaces"].as_array_mut().into_iter().flatten() {
-        interface["mac"] = json!("");
+        if !asked.iter().any(|mac| interface["mac"] == **mac) {
+            interface["mac"] = json!("");
+        }
         for prefix in ["veth", "bwp"] {
             if interface["name"].as_str().unwrap().starts_with(prefix) {
                 interface["name"] = json!(prefix);
@@ -245,90 +288,6 @@ fn without_chance(mut result: Value, pod: &Namespace) -> Value {
         }
     }
     result
-}
-
-fn pick(value: &Value, keys: &[&str]) -> Value {
-    keys.iter().map(|key| (key.to_string(), value[*key].clone())).collect::<Map<_, _>>().into()
-}
-
-/// A queue length that somebody chose: the reference's own choice between none and the kernel's has changed over time.
-fn chosen(length: &Value) -> Value {
-    if [0, 32, 1000].map(Value::from).contains(length) { Value::Null } else { length.clone() }
-}
-
-/// What the kernel shows of a namespace, as far as it is not chance. Policy is the rules that lead to tables of routes, and
-/// what is in those other than the main one.
-fn state(namespace: &Namespace) -> Value {
-    let mut links = Vec::new();
-    for link in namespace.ip_json("-d addr show").as_array().unwrap() {
-        let name = link["ifname"].as_str().unwrap();
-        let addresses = link["addr_info"].as_array().unwrap().iter().filter(|a| a["scope"] != "link");
-        let mut own: Vec<Value> =
-            addresses.map(|a| pick(a, &["family", "local", "prefixlen", "broadcast", "scope"])).collect();
-        own.sort_by_key(Value::to_string);
-        let name = ["veth", "bwp"].into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or(name);
-        let (info, port) = (&link["linkinfo"]["info_data"], &link["linkinfo"]["info_slave_data"]);
-        links.push(json!({
-            "name": name, "addresses": own, "mtu": link["mtu"], "txqlen": chosen(&link["txqlen"]),
-            "up": link["flags"].as_array().unwrap().contains(&"UP".into()),
-            "kind": link["linkinfo"]["info_kind"], "master": link["master"], "promisc": link["promiscuity"],
-            "own": pick(info, &["mode", "id", "protocol", "vlan_filtering", "table", "type", "multi_queue", "user", "group"]),
-            "port": pick(port, &["hairpin", "isolated"]),
-        }));
-    }
-    links.sort_by_key(Value::to_string);
-    let (mut routes, mut policy) = (Vec::new(), Vec::new());
-    for family in ["-4", "-6"] {
-        policy.push(namespace.ip_json(&format!("{family} rule show")));
-        for route in namespace.ip_json(&format!("{family} route show table all")).as_array().unwrap() {
-            let mut route = route.clone();
-            if route["dev"].as_str().is_some_and(|device| device.starts_with("veth")) {
-                route["dev"] = json!("veth");
-            }
-            let of_link = route["dst"].as_str().is_some_and(|dst| dst.starts_with("fe80::"));
-            match route["table"].as_str() {
-                _ if of_link => {}
-                None => routes.push(pick(&route, &["dst", "gateway", "dev", "scope", "metric"])),
-                Some("local") => {}
-                Some(_) => policy.push(route),
-            }
-        }
-    }
-    routes.sort_by_key(Value::to_string);
-    policy.sort_by_key(Value::to_string);
-    json!({"links": links, "routes": routes, "queues": queues(namespace), "policy": policy,
-           "vlans": vlans(namespace)})
-}
-
-/// Which VLANs ports are in, as far as there is a `bridge` program to show them.
-fn vlans(namespace: &Namespace) -> Vec<Value> {
-    let Ok(output) = namespace.about("bridge").args(["-j", "vlan", "show"]).output() else {
-        return Vec::new();
-    };
-    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let shown = |port: &Value| {
-        let name = port["ifname"].as_str().unwrap_or_default();
-        json!([if name.starts_with("veth") { "veth" } else { name }, port["vlans"]])
-    };
-    let mut shown: Vec<Value> = all.iter().map(shown).collect();
-    shown.sort_by_key(Value::to_string);
-    shown
-}
-
-/// Token buckets and what feeds them, as far as there is a `tc` program to show them.
-fn queues(namespace: &Namespace) -> Vec<Value> {
-    let Ok(output) = namespace.about("tc").args(["-j", "qdisc", "show"]).output() else {
-        return Vec::new();
-    };
-    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let wanted = |q: &&Value| q["kind"] == "tbf" || q["kind"] == "ingress";
-    let shown = |q: &Value| {
-        let options = pick(&q["options"], &["rate", "burst", "lat", "limit"]);
-        json!([q["kind"], q["handle"], options])
-    };
-    let mut queues: Vec<Value> = all.iter().filter(wanted).map(shown).collect();
-    queues.sort_by_key(Value::to_string);
-    queues
 }
 
 /// Lines of the documents that are not in both, or nothing if they are equal.

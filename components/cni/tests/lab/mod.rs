@@ -1,7 +1,7 @@
 //! A host, its pods and its neighbours as network namespaces, and plugins run in them as a runtime runs them.
 #![allow(dead_code)] // Each test program uses a part.
 
-use cairn_cni::{netns::NetNs, protocol::error::CniError};
+use cairn_cni::{netns::NetNs, protocol::error::CniError, sysctl};
 use serde_json::{Value, json};
 use std::{
     io::{self, Read, Write},
@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The program under test: `CAIRN_CNI_PROGRAM`, or the one that was built with this test.
@@ -102,6 +102,16 @@ impl Namespace {
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let netns = NetNs::open(&self.path())?;
         netns.enter(|| Ok::<_, CniError>(work())).map_err(io::Error::other)?
+    }
+
+    /// Has the kernel be done with duplicate address detection as soon as it begins, on links that come to be in here.
+    pub(crate) fn detect_nothing(&self) {
+        self.ipv6_default("dad_transmits", "0");
+    }
+
+    /// Sets a parameter of links that come to be in here.
+    pub(crate) fn ipv6_default(&self, parameter: &str, value: &str) {
+        self.enter(|| sysctl::ensure(&format!("net/ipv6/conf/default/{parameter}"), value)).unwrap();
     }
 
     /// Echo servers, TCP and UDP, on all addresses of this port.
@@ -204,6 +214,11 @@ impl Host {
         Self { plugins: plugins.to_owned(), ..Self::new() }
     }
 
+    /// The program of a plugin.
+    pub(crate) fn plugin(&self, kind: &str) -> PathBuf {
+        self.plugins.join(kind)
+    }
+
     pub(crate) fn is_ours(&self) -> bool {
         self.plugins.starts_with(self.directory.path())
     }
@@ -233,7 +248,7 @@ impl Host {
 
     /// Runs the plugin that the configuration names. `Err` is the error document.
     pub(crate) fn cni(&self, command: &str, config: &Value, id: &str, netns: &Path) -> Result<Value, Value> {
-        let plugin = self.plugins.join(config["type"].as_str().unwrap());
+        let plugin = self.plugin(config["type"].as_str().unwrap());
         let mut child = self
             .netns
             .command(plugin)
@@ -285,6 +300,15 @@ impl Host {
         neighbour.ip("addr add 2001:db8::2/64 dev eth0 nodad");
         neighbour.ip("link set eth0 up");
         neighbour
+    }
+}
+
+/// Waits for what is to come.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -4,7 +4,7 @@
 //! address translation. [`Rule`] builds those lists; [`Chain`] and [`Table`] say where they go.
 
 use super::{
-    codec::{APPEND, CREATE, Message, NESTED, attribute, attributes, raw_attributes, read_text},
+    codec::{APPEND, CREATE, Message, NESTED, attribute, attributes, raw_attributes, read_be32, read_text},
     socket::{NetlinkError, Socket},
 };
 use rustix::io::Errno;
@@ -21,6 +21,10 @@ const NFT_MSG_NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NFT_MSG_NEWRULE: u16 = SUBSYSTEM << 8 | 6;
 const NFT_MSG_GETRULE: u16 = SUBSYSTEM << 8 | 7;
 const NFT_MSG_DELRULE: u16 = SUBSYSTEM << 8 | 8;
+const NFT_MSG_GETGEN: u16 = SUBSYSTEM << 8 | 16;
+
+const NFNL_BATCH_GENID: u16 = 1;
+const NFTA_GEN_ID: u16 = 1;
 
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -139,8 +143,26 @@ fn header(family: u8, resource: u16) -> [u8; 4] {
     [family, 0, high, low]
 }
 
-pub(super) fn batch_begin() -> Message {
-    Message::new(NFNL_MSG_BATCH_BEGIN, 0, &header(0, SUBSYSTEM))
+/// The begin of a transaction; of one that was decided on by looking at rules, as they were in that generation.
+pub(super) fn batch_begin(generation: Option<Generation>) -> Message {
+    let message = Message::new(NFNL_MSG_BATCH_BEGIN, 0, &header(0, SUBSYSTEM));
+    match generation {
+        Some(Generation(number)) => message.with_be32(NFNL_BATCH_GENID, number),
+        None => message,
+    }
+}
+
+/// The number of changes that were made to all rules of a network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(u32);
+
+impl Generation {
+    /// Now.
+    pub fn of(socket: &mut Socket) -> Result<Self, NetlinkError> {
+        let answer = socket.get(Message::new(NFT_MSG_GETGEN, 0, &header(0, 0)))?;
+        let number = answer.get(4..).and_then(|body| attribute(body, NFTA_GEN_ID)).and_then(read_be32);
+        number.map(Self).ok_or(NetlinkError::Malformed)
+    }
 }
 
 pub(super) fn batch_end() -> Message {
