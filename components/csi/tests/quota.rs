@@ -110,9 +110,29 @@ async fn the_byte_too_many_is_refused() {
         let made = made.count();
         assert!((7..=10).contains(&made), "{pools:?}: {made} files");
 
-        // Nothing of that is the other volume's business.
+        // A copy may have as many as its origin: more than its size would give it.
+        let request = csi::ControllerModifyVolumeRequest {
+            volume_id: volume.volume_id.clone(),
+            mutable_parameters: texts(&[("files", "3000")]),
+            ..Default::default()
+        };
+        clients.controller.controller_modify_volume(request).await.unwrap();
+        for number in 0..1500 {
+            fs::write(Path::new(&target).join(format!("more-{number}")), "").unwrap();
+        }
         clients.unpublish(&volume.volume_id, &target).await.unwrap();
         clients.unstage(&volume.volume_id, &staging).await.unwrap();
+        let origin = csi::volume_content_source::VolumeSource { volume_id: volume.volume_id.clone() };
+        let request = csi::CreateVolumeRequest {
+            volume_content_source: Some(csi::VolumeContentSource {
+                r#type: Some(csi::volume_content_source::Type::Volume(origin)),
+            }),
+            ..wanted("clone", 16 * MIB, &capability, &[])
+        };
+        let clone = clients.create(request).await.unwrap();
+        clients.delete(&clone.volume_id).await.unwrap();
+
+        // Nothing of that is the other volume's business.
         clients.stage(&other, &staging, &capability).await.unwrap();
         clients.publish(&other, &staging, &target, &capability, false).await.unwrap();
         assert!(fill(&Path::new(&target).join("file")).0 >= 7 << 20);

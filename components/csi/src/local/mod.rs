@@ -26,6 +26,7 @@ mod pools;
 mod quota;
 mod recover;
 mod snapshot;
+mod still;
 mod tree;
 mod volume;
 
@@ -37,6 +38,7 @@ use crate::{
     },
     capacity::CapacityRange,
     error::{During, Fault},
+    filesystem::Unfinished,
     id::{Name, Secrets, SnapshotId, VolumeId},
     loopback, mount,
     mount::OptionSet,
@@ -55,7 +57,7 @@ use pool::{Figures, Pool};
 use pools::Pools;
 use rustix::fs::{Mode, OFlags};
 use snapshot::{Original, SnapshotRecord};
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 use volume::{Origin, VolumeRecord};
 
 /// The backend.
@@ -63,6 +65,22 @@ use volume::{Origin, VolumeRecord};
 pub struct Local {
     node: String,
     pools: Pools,
+    marks: Arc<Marks>,
+}
+
+/// What is half-done in this boot.
+#[derive(Debug)]
+struct Marks {
+    /// Disks that are being made into a pool's file system, by the pool's name.
+    making: Records<Unfinished>,
+    /// Volumes whose file system the driver has frozen.
+    frozen: Records<VolumeId>,
+}
+
+impl Marks {
+    fn open(run: &Path) -> Result<Self, Fault> {
+        Ok(Self { making: Records::open(run.join("pools"))?, frozen: Records::open(run.join("frozen"))? })
+    }
 }
 
 /// Opens the pools; those that cannot be used are tried again later.
@@ -71,8 +89,8 @@ pub struct Local {
 /// If the driver's own records cannot be read.
 pub fn open(config: &StorageConfig) -> Result<Box<dyn Backend>, Fault> {
     let node = crate::server::node_name(config);
-    let making = Records::open(config.run.join(BackendKind::Local.name()).join("pools"))?;
-    Ok(Box::new(Local { node, pools: Pools::open(&config.pools, making) }))
+    let marks = Arc::new(Marks::open(&config.run.join(BackendKind::Local.name()))?);
+    Ok(Box::new(Local { node, pools: Pools::open(&config.pools, marks.clone()), marks }))
 }
 
 const CONTROLLER: &[ControllerRpc] = &[
@@ -141,6 +159,7 @@ impl Local {
                     kind: held.kind,
                     fs_type: held.fs_type,
                     encryption: held.encryption,
+                    files: held.files,
                     volume: None,
                     same_pool: found_in.name == pool.name,
                 })
@@ -153,6 +172,7 @@ impl Local {
                     kind: held.kind,
                     fs_type: held.fs_type,
                     encryption: held.encryption.clone(),
+                    files: held.files,
                     volume: Some(Original { held, staged: wanted.source_staged.clone() }),
                     same_pool: found_in.name == pool.name,
                 })
@@ -191,6 +211,7 @@ impl Backend for Local {
     }
 
     fn recover(&self, staged: &[Staged]) -> Result<(), Fault> {
+        still::thaw(&self.marks.frozen, staged);
         self.pools.all().for_each(|pool| pool.recover(staged));
         Ok(())
     }

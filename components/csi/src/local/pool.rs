@@ -1,7 +1,7 @@
 //! A pool: a directory in which volumes are made, kept and counted.
 
 use super::{
-    disk,
+    Marks, disk,
     parameters::{Kind, Parameters},
     quota,
     snapshot::SnapshotRecord,
@@ -11,8 +11,8 @@ use crate::{
     access::MountAccess,
     backend::Space,
     error::{During, Fault},
-    filesystem::{self, Unfinished},
-    records::{Records, sync},
+    filesystem,
+    records::sync,
     walk,
 };
 use cairn_contract::storage::{self, Quota};
@@ -24,7 +24,7 @@ use std::{
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Parts of a pool.
@@ -48,6 +48,7 @@ pub(super) struct Pool {
     reserved: Mutex<BTreeMap<String, u64>>,
     /// Projects in use.
     projects: Mutex<BTreeSet<u32>>,
+    pub(super) marks: Arc<Marks>,
 }
 
 /// Records by identifier, as they are on disk.
@@ -103,9 +104,9 @@ impl Pool {
     ///
     /// # Errors
     /// If its disk or directory cannot be used. A record in it that cannot be read is no error: that volume is left alone.
-    pub(super) fn open(config: &storage::Pool, making: &Records<Unfinished>) -> Result<Self, Fault> {
+    pub(super) fn open(config: &storage::Pool, marks: &Arc<Marks>) -> Result<Self, Fault> {
         if let Some(device) = &config.device {
-            disk::mount(config, device, making)?;
+            disk::mount(config, device, &marks.making)?;
         }
         for part in PARTS {
             let path = config.path.join(part);
@@ -123,6 +124,7 @@ impl Pool {
             damaged: BTreeMap::new(),
             reserved: Mutex::default(),
             projects: Mutex::default(),
+            marks: marks.clone(),
         };
         for held in pool.read::<VolumeRecord>("volumes", "volume.json")? {
             pool.projects().extend(held.project);

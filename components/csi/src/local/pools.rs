@@ -3,20 +3,19 @@
 //! A pool whose disk is missing or damaged is no reason to refuse the others' volumes. It is tried again now and then; until
 //! then, what may be in it is UNAVAILABLE, and not said to be absent.
 
-use super::pool::Pool;
-use crate::{error::Fault, filesystem::Unfinished, node::Staged, records::Records};
+use super::{Marks, pool::Pool};
+use crate::{error::Fault, node::Staged};
 use cairn_contract::storage;
 use std::{
     path::PathBuf,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 /// All pools, in the configuration's order.
 #[derive(Debug)]
 pub(super) struct Pools {
     slots: Vec<Slot>,
-    /// Disks that are being made into a pool's file system, by the pool's name.
-    making: Records<Unfinished>,
+    marks: Arc<Marks>,
 }
 
 #[derive(Debug)]
@@ -29,13 +28,13 @@ struct Slot {
 
 impl Pools {
     /// Opens those that can be.
-    pub(super) fn open(configs: &[storage::Pool], making: Records<Unfinished>) -> Self {
+    pub(super) fn open(configs: &[storage::Pool], marks: Arc<Marks>) -> Self {
         let slot = |config: &storage::Pool| Slot {
             config: config.clone(),
             open: OnceLock::new(),
             reason: Mutex::default(),
         };
-        let pools = Self { slots: configs.iter().map(slot).collect(), making };
+        let pools = Self { slots: configs.iter().map(slot).collect(), marks };
         for slot in &pools.slots {
             if let Some(pool) = pools.attempt(slot) {
                 let _ = slot.open.set(pool);
@@ -45,7 +44,7 @@ impl Pools {
     }
 
     fn attempt(&self, slot: &Slot) -> Option<Pool> {
-        match Pool::open(&slot.config, &self.making) {
+        match Pool::open(&slot.config, &self.marks) {
             Ok(pool) => Some(pool),
             Err(fault) => {
                 let mut reason = slot.reason.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,15 +8,16 @@ use super::{
     copy::{self, Copied},
     parameters::Kind,
     pool::Pool,
+    still::Still,
     tree,
     volume::VolumeRecord,
 };
 use crate::{
     backend::{Group, Snapshot},
     error::{During, Fault},
-    filesystem::{Frozen, FsType},
+    filesystem::FsType,
     id::{Name, SnapshotId, VolumeId},
-    node::{Made, Staged},
+    node::Staged,
 };
 use cairn_daemon::record;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub(super) struct SnapshotRecord {
     created: Duration,
     /// Bytes that it has, as it does not change.
     pub(super) allocated: u64,
+    /// Files that the volume might have had; `None`: in proportion to its size.
+    #[serde(default)]
+    pub(super) files: Option<u64>,
     /// They are the volume's, too: when they change there, the disk has to give as many again.
     shares: bool,
     pub(super) group: Option<Membership>,
@@ -93,17 +97,6 @@ impl Original {
     }
 }
 
-/// What keeps a volume still while it is copied.
-#[derive(Debug)]
-pub(super) enum Still {
-    /// Nobody writes to it.
-    Idle,
-    /// Its file system is frozen until this is dropped.
-    Frozen { _until_dropped: Frozen },
-    /// A device whose writes so far are on disk: as after a power cut.
-    Flushed,
-}
-
 impl Pool {
     pub(super) fn snapshot_directory(&self, id: &SnapshotId) -> PathBuf {
         self.path.join("snapshots").join(id.file_name())
@@ -127,8 +120,8 @@ impl Pool {
             for id in &members {
                 beside.push(self.begin(&id.file_name())?);
             }
-            let still: Result<Vec<Still>, Fault> =
-                wanted.iter().map(|(_, _, original)| still(original)).collect();
+            let still: Result<Vec<Still<'_>>, Fault> =
+                wanted.iter().map(|(_, _, original)| self.still(original)).collect();
             let still = still?;
             let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let mut copied = Vec::new();
@@ -141,7 +134,7 @@ impl Pool {
                 let held = original.held;
                 let (allocated, shares) = (self.allocated(&held), copied == Copied::Shared);
                 let group = group.map(|id| Membership { id: id.clone(), members: members.clone() });
-                let VolumeRecord { id: source, bytes, kind, fs_type, encryption, .. } = held;
+                let VolumeRecord { id: source, bytes, kind, fs_type, encryption, files, .. } = held;
                 let made = SnapshotRecord {
                     id,
                     name,
@@ -152,6 +145,7 @@ impl Pool {
                     encryption,
                     created,
                     allocated,
+                    files,
                     shares,
                     group,
                 };
@@ -256,30 +250,6 @@ fn tempfile(directory: &Path) -> std::io::Result<File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     Ok(rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600))?.into())
-}
-
-/// Makes a volume keep still.
-pub(super) fn still(original: &Original) -> Result<Still, Fault> {
-    let Some(staged) = original.staged.as_ref().filter(|_| original.is_written()) else {
-        return Ok(Still::Idle);
-    };
-    match (&staged.made, &staged.path) {
-        (Some(Made::FileSystem { .. }), Some(path)) => {
-            Ok(Still::Frozen { _until_dropped: Frozen::freeze(path)? })
-        }
-        (Some(Made::Device(device)), _) => {
-            let flushed = File::open(device).and_then(|device| device.sync_all());
-            flushed.during(|| format!("flush {}", device.display())).map(|()| Still::Flushed)
-        }
-        (None, Some(_)) => Err(Fault::Precondition(format!(
-            "{} is half staged or half unstaged on this node; ask for either again",
-            staged.id
-        ))),
-        (_, None) => Err(Fault::Precondition(format!("{} is in use by one pod, inline", staged.id))),
-        (Some(Made::Tree), Some(_)) => {
-            Err(Fault::Precondition(format!("{} is files in use, which cannot be kept still", staged.id)))
-        }
-    }
 }
 
 impl Group {

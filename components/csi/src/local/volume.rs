@@ -4,7 +4,7 @@ use super::{
     copy::Copied,
     parameters::{self, Kind, Parameters},
     pool::Pool,
-    snapshot::{Original, still},
+    snapshot::Original,
 };
 use crate::{
     backend::{Condition, ContentSource, Expanded, NewVolume, Texts, Volume},
@@ -60,6 +60,8 @@ pub(super) struct Origin {
     pub(super) kind: Kind,
     pub(super) fs_type: Option<FsType>,
     pub(super) encryption: Option<String>,
+    /// Files that may be in it; `None`: in proportion to its size.
+    pub(super) files: Option<u64>,
     /// The volume, if it is one.
     pub(super) volume: Option<Original>,
     /// It is in the pool where the new volume is to be.
@@ -145,6 +147,11 @@ pub(super) fn missing(id: &str, node: &str) -> Fault {
     }
 }
 
+/// How many files a new volume may have: what is asked for, or what its origin could have, as all of those have to fit.
+fn choose_files(asked: Option<u64>, origins: Option<u64>, counted: bool) -> Option<u64> {
+    asked.or(origins.filter(|_| counted))
+}
+
 pub(super) fn smallest(parameters: &Parameters) -> u64 {
     let fs_type = parameters.fs_type.unwrap_or(FsType::Ext4);
     match parameters.kind {
@@ -214,6 +221,8 @@ impl Pool {
         }
         let files = parameters::files(&wanted.mutable)?;
         self.accepts_files(parameters.kind, files)?;
+        let origins = origin.as_ref().and_then(|origin| origin.files);
+        let files = choose_files(files, origins, self.counts_files(parameters.kind));
         let fs_type = match &origin {
             Some(origin) => origin.fs_type,
             None if parameters.formatted => Some(parameters.fs_type.unwrap_or(FsType::Ext4)),
@@ -269,7 +278,7 @@ impl Pool {
                 match origin {
                     None => drop(File::create_new(&image).during(|| format!("make {}", image.display()))?),
                     Some(origin) => {
-                        let still = origin.volume.as_ref().map(still).transpose()?;
+                        let still = origin.volume.as_ref().map(|volume| self.still(volume)).transpose()?;
                         made.shares = self.copy_of(&origin.data, beside, Kind::Image)? == Copied::Shared;
                         drop(still);
                     }
@@ -339,9 +348,13 @@ impl Pool {
         self.limit_again(&held)
     }
 
+    fn counts_files(&self, kind: Kind) -> bool {
+        kind == Kind::Directory && self.quota == Quota::Enforced
+    }
+
     /// A number of files can be kept to only by a quota.
     fn accepts_files(&self, kind: Kind, files: Option<u64>) -> Result<(), Fault> {
-        if files.is_none() || (kind == Kind::Directory && self.quota == Quota::Enforced) {
+        if files.is_none() || self.counts_files(kind) {
             return Ok(());
         }
         Err(Fault::Invalid(format!(
@@ -374,5 +387,22 @@ impl Pool {
             return Condition::Abnormal(format!("its image has {} bytes, not {}", seen.len(), held.bytes));
         }
         Condition::Normal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_may_have_as_many_files_as_its_origin() {
+        for (asked, origins, counted, expected) in [
+            (None, None, true, None),
+            (None, Some(9000), true, Some(9000)),
+            (Some(5), Some(9000), true, Some(5)),
+            (None, Some(9000), false, None),
+        ] {
+            assert_eq!(choose_files(asked, origins, counted), expected, "{asked:?}, {origins:?}, {counted}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The node's records against what is mounted, once, at the driver's start.
 
-use super::{Made, Published, Staged, publish};
-use crate::{driver::Driver, error::Fault, filesystem::Frozen, mount::Seen};
+use super::{Published, Staged, publish};
+use crate::{driver::Driver, error::Fault, mount::Seen};
 
 impl Driver {
     /// Removes what a crash left half-made: the kubelet asks again for what it wants. Whole volumes stay as they are.
@@ -43,14 +43,7 @@ impl Driver {
             tracing::info!(volume = %held.id, "inline volume without a pod: removed");
             return self.remove_inline(held);
         };
-        if self.is_whole(held)? {
-            // Its file system may have been frozen for a copy when the driver died.
-            if matches!(held.made, Some(Made::FileSystem { .. })) {
-                Frozen::thaw(path)?;
-            }
-            return Ok(());
-        }
-        if used {
+        if self.is_whole(held)? || used {
             return Ok(());
         }
         if self.backend.waits(held) {
