@@ -252,3 +252,56 @@ async fn capacity_is_what_can_still_be_promised() {
     };
     assert_eq!(clients.create(elsewhere).await.unwrap_err().code(), Code::ResourceExhausted);
 }
+
+/// Copies of an encrypted volume have its header, and so its key. Nothing is opened here, as that needs the device mapper.
+#[tokio::test]
+async fn copies_of_an_encrypted_volume_open_with_its_passphrase() {
+    if let Some(reason) = obstacle().or((!has_program("cryptsetup")).then_some("needs cryptsetup")) {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut lab = Lab::new();
+    let mut clients = lab.clients().await;
+    let capability = mount("", Mode::SingleNodeWriter);
+    let parameters = [("encryption", "luks2")];
+    let volume = clients.create(wanted("secret", 40 * MIB, &capability, &parameters)).await.unwrap();
+    assert_eq!(volume.volume_context["encryption"], "luks2");
+    let image = |of: &csi::Volume| {
+        let held = lab.root().join("pool/volumes").join(&of.volume_id);
+        held.join("image")
+    };
+    let cryptsetup = |arguments: &[&str], image: &Path, passphrase: &str| {
+        use std::{io::Write, process};
+        let mut command = process::Command::new("cryptsetup");
+        command.args(["--batch-mode", "--key-file", "-"]).args(arguments).arg(image);
+        let mut running = command.stdin(process::Stdio::piped()).spawn().unwrap();
+        running.stdin.take().unwrap().write_all(passphrase.as_bytes()).unwrap();
+        running.wait().unwrap().success()
+    };
+    let quick = ["luksFormat", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"];
+    assert!(cryptsetup(&quick, &image(&volume), "a passphrase"));
+    let made = snapshot(&mut clients, &volume.volume_id, "s").await.unwrap();
+    let copy = |name: &str, from, parameters: &[(&str, &str)]| csi::CreateVolumeRequest {
+        volume_content_source: from,
+        ..wanted(name, 40 * MIB, &capability, parameters)
+    };
+    let plain = copy("plain", from_volume(&volume.volume_id), &[("type", "image")]);
+    let refused = clients.create(plain).await.unwrap_err();
+    assert!(
+        refused.code() == Code::InvalidArgument && refused.message().contains("encryption"),
+        "{refused:?}"
+    );
+    let clone = copy("clone", from_volume(&volume.volume_id), &parameters);
+    let restored = copy("restored", from_snapshot(&made.snapshot_id), &parameters);
+    for request in [clone, restored] {
+        let copied = clients.create(request).await.unwrap();
+        assert_eq!(copied.volume_context["encryption"], "luks2");
+        let tried = ["open", "--test-passphrase"];
+        assert!(cryptsetup(&tried, &image(&copied), "a passphrase"));
+        assert!(!cryptsetup(&tried, &image(&copied), "another"));
+        clients.delete(&copied.volume_id).await.unwrap();
+    }
+    delete_snapshot(&mut clients, &made.snapshot_id).await.unwrap();
+    clients.delete(&volume.volume_id).await.unwrap();
+    assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
+}

@@ -8,7 +8,7 @@ use cairn_contract::csi;
 use lab::{Clients, Lab, MIB, Mode, block, has_program, mount, obstacle, wanted};
 use std::{
     fs,
-    os::unix::fs::{FileExt, FileTypeExt},
+    os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::Path,
 };
 use tonic::Code;
@@ -271,6 +271,57 @@ async fn an_inline_volume_lives_as_long_as_its_pod() {
         }
         assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
     }
+}
+
+/// `fsGroup`: the kubelet gives it with both calls (VOLUME_MOUNT_GROUP), and what pods had there becomes the group's.
+#[tokio::test]
+async fn a_volume_is_its_pods_groups() {
+    use csi::volume_capability::{AccessType, MountVolume};
+    const GROUP: u32 = 4242;
+    if let Some(reason) = obstacle() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let mut lab = Lab::new();
+    let mut clients = lab.clients().await;
+    for kind in KINDS.iter().filter(|kind| usable(kind)) {
+        let of_group = |group: u32| {
+            let fs_type = kind.fs_type.into();
+            let held = MountVolume { fs_type, volume_mount_group: group.to_string(), ..Default::default() };
+            csi::VolumeCapability {
+                access_type: Some(AccessType::Mount(held)),
+                ..mount("", Mode::SingleNodeMultiWriter)
+            }
+        };
+        let [staging, one, two] = ["staging", "pods/1/volume", "pods/2/volume"].map(|name| lab.target(name));
+        let capability = of_group(GROUP);
+        let request = wanted(kind.name, kind.bytes, &capability, kind.parameters);
+        let volume = clients.create(request).await.unwrap();
+        clients.stage(&volume, &staging, &capability).await.unwrap();
+        clients.publish(&volume, &staging, &one, &capability, false).await.unwrap();
+        let seen = |path: &str| {
+            let seen = fs::symlink_metadata(Path::new(&one).join(path)).unwrap();
+            (seen.gid(), seen.mode())
+        };
+        let (group, mode) = seen("");
+        assert_eq!((group, mode & 0o2770), (GROUP, 0o2770), "{}", kind.name);
+        fs::create_dir(Path::new(&one).join("d")).unwrap();
+        fs::write(Path::new(&one).join("d/file"), "").unwrap();
+        assert_eq!(seen("d/file").0, GROUP, "what is made there is the group's");
+        // A pod of another group: all that is there is changed.
+        fs::set_permissions(Path::new(&one).join("d/file"), fs::Permissions::from_mode(0o600)).unwrap();
+        clients.publish(&volume, &staging, &two, &of_group(GROUP + 1), false).await.unwrap();
+        for (path, bits) in [("", 0o2770), ("d", 0o2770), ("d/file", 0o660)] {
+            let (group, mode) = seen(path);
+            assert_eq!((group, mode & bits), (GROUP + 1, bits), "{}: {path}", kind.name);
+        }
+        for target in [&one, &two] {
+            clients.unpublish(&volume.volume_id, target).await.unwrap();
+        }
+        clients.unstage(&volume.volume_id, &staging).await.unwrap();
+        clients.delete(&volume.volume_id).await.unwrap();
+    }
+    assert_eq!(lab.leaks(), Vec::<String>::new(), "{}", lab.log());
 }
 
 #[tokio::test]

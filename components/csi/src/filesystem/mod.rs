@@ -1,11 +1,13 @@
-//! File systems on devices and images: recognised, made, grown, frozen.
+//! File systems on devices and images: recognised, made, checked, grown, frozen.
 //!
 //! The rule that keeps data safe is in [`make`]: a file system is made only where nothing but zeros is.
 
+mod check;
 mod content;
 mod freeze;
 mod unfinished;
 
+pub use check::check;
 pub(crate) use content::blank;
 pub use content::{Content, is_smaller_than_its_device, look};
 pub use freeze::Frozen;

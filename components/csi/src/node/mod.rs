@@ -7,6 +7,7 @@
 //! below is brought, and not while it is taken away, when its path may be another volume's already. The records are in the run directory: a reboot takes them away
 //! together with the mounts.
 
+mod health;
 mod publish;
 mod recover;
 mod service;

@@ -92,6 +92,9 @@ impl Driver {
         };
         let Some(held) = access.mount() else { return Ok(Made::Device(device)) };
         let fs_type = self.file_system(id, &device, held.fs_type)?;
+        if !access.is_read_only() {
+            filesystem::check(&device, fs_type)?;
+        }
         let tree = mount::of_device(&device, fs_type, &held.options, access.is_read_only())?;
         give(&tree, access)?;
         attach(tree)?;

@@ -1,6 +1,6 @@
 //! NodeGetVolumeStats and NodeExpandVolume.
 
-use super::{Made, Staged};
+use super::{Made, Staged, health};
 use crate::{
     backend::Condition,
     capacity::CapacityRange,
@@ -10,7 +10,10 @@ use crate::{
     filesystem,
     id::{Secrets, VolumeId},
     loopback,
+    mount::Seen,
 };
+use cairn_contract::storage::BackendKind;
+use rustix::mount::MountAttrFlags;
 use std::path::Path;
 
 /// What a volume holds.
@@ -37,6 +40,21 @@ impl Driver {
         Err(Fault::NotFound(format!("{id} is not at {}", path.display())))
     }
 
+    /// What the kernel says of a volume's file system, at its staging path: what is read-only there was not asked to be. An
+    /// inline volume has its pod's path only.
+    fn health(&self, staged: &Staged, path: &Path) -> Condition {
+        let own = matches!(staged.made, Some(Made::FileSystem { .. }));
+        if !own && self.backend.kind() != BackendKind::Local {
+            return Condition::Normal;
+        }
+        let options = staged.access.mount().map(|mount| mount.options.attributes());
+        let read_only = staged.access.is_read_only()
+            || options.is_some_and(|options| options.contains(MountAttrFlags::MOUNT_ATTR_RDONLY))
+            || (staged.path.is_none()
+                && self.published.all().iter().any(|held| held.target == path && held.read_only));
+        health::look(staged.path.as_deref().unwrap_or(path), read_only)
+    }
+
     /// Measures the volume at a path.
     pub(crate) fn usage(&self, id: &VolumeId, path: &str) -> Result<Usage, Fault> {
         let staged = self.at(id, path)?;
@@ -45,16 +63,27 @@ impl Driver {
         if let Some(Made::Device(device)) = &staged.made {
             return Ok(Usage { bytes: (None, loopback::size(device)?, None), inodes: None, condition });
         }
-        let seen = place.see()?;
-        if !matches!(seen, crate::mount::Seen::Mounted { .. }) {
-            let condition = Condition::Abnormal(format!("{path} is not mounted any more"));
-            return Ok(Usage { bytes: (Some(0), 0, Some(0)), inodes: None, condition });
+        let nothing = |condition| Usage { bytes: (Some(0), 0, Some(0)), inodes: None, condition };
+        match place.see() {
+            Ok(Seen::Mounted { .. }) => {}
+            Ok(_) => return Ok(nothing(Condition::Abnormal(format!("{path} is not mounted any more")))),
+            // As of XFS that has shut itself down.
+            Err(fault @ Fault::Io { .. }) => return Ok(nothing(Condition::Abnormal(fault.to_string()))),
+            Err(fault) => return Err(fault),
         }
         // A call that waits for a server would hold its thread and the volume as long as the server is away.
         if !self.backend.answers(&staged) {
-            return Ok(Usage { bytes: (Some(0), 0, Some(0)), inodes: None, condition });
+            return Ok(nothing(condition));
         }
-        let held = rustix::fs::statvfs(path).during(|| format!("measure {path}"))?;
+        let condition = match condition {
+            Condition::Normal => self.health(&staged, Path::new(path)),
+            abnormal => abnormal,
+        };
+        let held = match (rustix::fs::statvfs(path), &condition) {
+            // What cannot be measured is told by its condition.
+            (Err(_), Condition::Abnormal(_)) => return Ok(nothing(condition)),
+            (held, _) => held.during(|| format!("measure {path}"))?,
+        };
         let bytes = |blocks: u64| blocks.saturating_mul(held.f_frsize);
         Ok(Usage {
             bytes: (
