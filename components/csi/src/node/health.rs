@@ -17,7 +17,7 @@ pub(super) fn look(mounted: &Path, read_only: bool) -> Condition {
 fn look_with(mounted: &Path, read_only: bool, sys: &Path) -> Condition {
     match seen(mounted, sys) {
         Ok(Seen { errors: Some(errors), .. }) if errors > 0 => Condition::Abnormal(format!(
-            "its file system has found {errors} errors in itself: take the volume out of use and run e2fsck on it"
+            "its file system has found {errors} errors in itself: run e2fsck on it when nothing uses it"
         )),
         Ok(Seen { read_only: true, .. }) if !read_only => Condition::Abnormal(
             "its file system has become read-only, as after an error of the disk: see the kernel's log"
