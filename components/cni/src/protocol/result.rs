@@ -1,7 +1,9 @@
 //! Results: what ADD made, what `prevResult` says was made.
 //!
 //! The fields of all versions from 0.3.0 on are those of 1.1.0 or fewer, so one set of types reads them all;
-//! [`CniResult::to_json`] leaves out, or adds, what the asked version wants. Before that a result was at most one address
+//! [`CniResult::to_json`] leaves out, or adds, what the asked version wants. What routes have besides next hops came with
+//! 1.1.0 and is written for all of these, as the reference does: without it, CHECK and later plugins of the chain would
+//! take them for other routes. Before that a result was at most one address
 //! of each family with its routes, `ip4` and `ip6`: also read, and written when asked for.
 
 use super::version::SpecVersion;
@@ -194,9 +196,6 @@ impl CniResult {
                 interface.socket_path.clear();
                 interface.pci_id.clear();
             }
-            for route in &mut result.routes {
-                *route = Route::via(route.dst, route.gw);
-            }
         }
         pretty(&VersionedResult { cni_version: version.name(), result: &result })
     }
@@ -268,7 +267,7 @@ mod tests {
             rendered(SpecVersion::V0_4_0),
             json!({"cniVersion": "0.4.0", "interfaces": [{"name": "eth0", "sandbox": "/n"}],
                    "ips": [{"version": "6", "interface": 0, "address": "fd00::2/64", "gateway": "fd00::1"}],
-                   "routes": [{"dst": "::/0"}], "dns": {}})
+                   "routes": [{"dst": "::/0", "priority": 5}], "dns": {}})
         );
         assert_eq!(rendered(SpecVersion::V1_0_0)["interfaces"][0].get("mtu"), None);
         assert_eq!(

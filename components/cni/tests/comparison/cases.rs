@@ -61,15 +61,6 @@ fn bridges() -> Vec<Case> {
         host.netns.ip("addr add fd77::99/64 dev cni0 nodad");
         vec![host.network(json!({"forceAddress": true}))]
     }));
-    cases.push(Case::new("bridge", "resolvConf", |host| {
-        let path = host.directory.path().join("resolv.conf");
-        fs::write(
-            &path,
-            "# No comment\nnameserver 192.0.2.53\nsearch a b\ndomain example.org\noptions ndots:2 edns0\n",
-        )
-        .unwrap();
-        vec![host.network(json!({"ipam": {"resolvConf": path}}))]
-    }));
     cases.push(bridge(json!({"vlan": 100, "preserveDefaultVlan": true})).needs(&[Need::BridgeVlans]));
     for settings in [json!({"vlan": 100}), json!({"vlanTrunk": [{"id": 20}], "isDefaultGateway": false})] {
         let case =
@@ -94,6 +85,7 @@ fn bridges() -> Vec<Case> {
         json!({"portIsolation": true}),
         json!({"disableContainerInterface": true, "isDefaultGateway": false, "ipam": null}),
         json!({"cniVersion": "1.1.0", "ipam": {"routes": [{"dst": "192.0.2.0/24", "mtu": 1400, "advmss": 1300, "priority": 7}]}}),
+        json!({"cniVersion": "0.4.0", "ipam": {"routes": [{"dst": "192.0.2.0/24", "priority": 7}]}}),
     ] {
         cases.push(bridge(settings).needs(&[RECENT]));
     }
@@ -115,6 +107,13 @@ fn interfaces() -> Vec<Case> {
             vec![network]
         }));
     }
+    cases.push(Case::new("interfaces", "ptp resolvConf", |host| {
+        let path = host.directory.path().join("resolv.conf");
+        let text =
+            "# No comment\nnameserver 192.0.2.53\nsearch a b\ndomain example.org\noptions ndots:2 edns0\n";
+        fs::write(&path, text).unwrap();
+        vec![host.network(json!({"type": "ptp", "ipam": {"resolvConf": path}}))]
+    }));
     for (kind, settings) in [
         ("macvlan", json!({})),
         ("macvlan", json!({"mode": "private", "mtu": 1300})),

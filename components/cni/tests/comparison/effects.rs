@@ -1,7 +1,7 @@
 //! Rules of nf_tables and iptables are compared by what they do: who reaches whom, and under which address.
 
 use super::{Case, Effect, Need, RECENT, Stage, cases::chained};
-use crate::lab::{Namespace, merge};
+use crate::lab::{Namespace, eventually, merge};
 use serde_json::{Value, json};
 use std::{
     io,
@@ -103,6 +103,10 @@ fn forwarded(stage: &Stage) -> Value {
         ]));
     }
     pod.echo(80);
+    // The reference looks for other holders of the bridge's own address, and cannot use it until it has done so.
+    eventually("the bridge has its address", || {
+        !host.ip("-6 addr show cni0").contains("fd77::1/64 scope global tentative")
+    });
     let found = seen([
         (world, Namespace::tcp, "192.0.2.1", 8080),
         (world, Namespace::tcp, "2001:db8::1", 8080),

@@ -52,11 +52,15 @@ fn served(stage: &Stage) -> Vec<Running> {
     running.into()
 }
 
-/// Whether the server knows of a lease. It hears of its end a moment after DEL.
+/// Whether the server knows of a lease, while there is one. It hears of the end of ours a moment after DEL; that of
+/// 1.9.1 says so in its log, and dnsmasq hears nothing.
 fn held(stage: &Stage) -> Value {
     let known = || fs::read_to_string(records(stage)).is_ok_and(|text| text.contains("192.0.2.30"));
-    if !stage.pod.ip("link show").contains("eth0") {
+    if stage.pod.ip("link show").contains("eth0") {
+        return json!(known());
+    }
+    if stage.host.is_ours() {
         eventually("the lease is given back", || !known());
     }
-    json!(known())
+    json!([])
 }
