@@ -50,7 +50,7 @@ async fn one_damaged_record_is_one_volumes_end() {
     let mut clients = lab.clients().await;
     assert!(is_ready(&mut clients).await);
     let whole = &volumes[2];
-    assert_eq!(listed(&mut clients).await.unwrap(), [whole.volume_id.clone()]);
+    assert_eq!(listed(&mut clients).await.unwrap(), std::slice::from_ref(&whole.volume_id));
     let staging = lab.target("staging");
     clients.stage(whole, &staging, &files).await.unwrap();
     clients.unstage(&whole.volume_id, &staging).await.unwrap();
