@@ -82,6 +82,9 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
             Err(stop) => return Err(stop),
         }
     }
+    if cases.is_empty() {
+        return Err(Stop::Skipped("the image has no volumes that can be had here".to_owned()));
+    }
     let image = image(Path::new(&program), &cases).map_err(Fault::io("make the image of csi-sanity"))?;
     lab.registry.publish(REPOSITORY, "test", &image);
     let host = Host::look(&guest, &lab.probe).await?;
@@ -104,7 +107,10 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
         }
         if let Storage::Iscsi(target, plugin) = storage {
             context.figure(format!("csi_sanity_{name}_units_count"), f64::from(plugin.made().await));
-            nothing_left(&host, &disks, target, plugin).await.map_err(|stop| stop.while_trying(name))?;
+            match nothing_left(&host, &disks, target, plugin).await {
+                Err(Stop::Failed(what)) => failures.push(format!("{name}: {what}")),
+                other => other?,
+            }
         }
     }
     drop(cases);
