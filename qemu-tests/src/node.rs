@@ -16,7 +16,7 @@ use crate::{
     },
     scenario::Stop,
 };
-use cairn_contract::{console, paths};
+use cairn_contract::{console, machine::Storage, paths};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -31,6 +31,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const SILENCE_AFTER_RESTART: Duration = Duration::from_secs(50);
 /// The disk as the guest sees it: room for a state partition behind the image.
 const DISK_SIZE: u64 = 6 << 30;
+/// The second disk of a machine that has one, as udev calls it.
+pub(crate) const SECOND_DISK: &str = "/dev/disk/by-id/virtio-disk1";
 /// Host port that a pod publishes, and ports that nothing should answer on.
 pub(crate) const PUBLISHED_PORT: u16 = 30080;
 /// SSH, kubelet, kubelet read-only, etcd, rpcbind, the registry of another runtime's habits.
@@ -47,6 +49,10 @@ pub struct Setup {
     pub ports: Vec<u16>,
     /// A second network card, with a neighbour at the other end of its wire.
     pub neighbour: bool,
+    /// A second disk, blank, of so many bytes: [`SECOND_DISK`].
+    pub second_disk: Option<u64>,
+    /// `[storage]` of its machine config.
+    pub storage: Storage,
 }
 
 impl Setup {
@@ -285,6 +291,13 @@ fn machine_spec(lab: &Lab, setup: &Setup, name: &str, directory: &Path) -> Resul
     let disk = directory.join("disk.qcow2");
     let size = DISK_SIZE.max(lab.image.manifest.sizes.raw + (4 << 30));
     overlay::create(&disk, &lab.image.raw, size, &setup.flips)?;
+    let mut disks = vec![Disk { path: disk, format: DiskFormat::Qcow2, read_only: false }];
+    if let Some(bytes) = setup.second_disk {
+        let path = directory.join("second.raw");
+        let made = std::fs::File::create(&path).and_then(|file| file.set_len(bytes));
+        made.map_err(Fault::io(format!("make {}", path.display())))?;
+        disks.push(Disk { path, format: DiskFormat::Raw, read_only: false });
+    }
     let boot = if setup.firmware {
         firmware_boot(directory)?
     } else {
@@ -296,6 +309,7 @@ fn machine_spec(lab: &Lab, setup: &Setup, name: &str, directory: &Path) -> Resul
     };
     let credential = directory.join("machine.toml");
     let mut config = lab.identity.machine_config(Some(lab.registry.address().port()));
+    config.storage.clone_from(&setup.storage);
     if setup.neighbour {
         config.network.interfaces.push(peer::node_interface());
     }
@@ -308,7 +322,7 @@ fn machine_spec(lab: &Lab, setup: &Setup, name: &str, directory: &Path) -> Resul
         cpus: lab.cpus,
         memory_mib: lab.memory_mib,
         boot,
-        disks: vec![Disk { path: disk, format: DiskFormat::Qcow2, read_only: false }],
+        disks,
         forwards: ports.map(|guest| Forward { host: 0, guest }).collect(),
         wire: setup
             .neighbour

@@ -39,6 +39,7 @@ mod volume_iscsi;
 mod volume_killed;
 mod volume_local;
 mod volume_nfs;
+mod volume_pool;
 mod volume_reboot;
 mod volume_snapshot;
 
@@ -85,6 +86,7 @@ pub static ALL: &[&Scenario] = &[
     &second_boot::SCENARIO,
     &reboot_pod::SCENARIO,
     &volume_reboot::SCENARIO,
+    &volume_pool::SCENARIO,
     &firmware_boot::SCENARIO,
     &flipped_byte::SUPERBLOCK,
     &flipped_byte::DATA,
