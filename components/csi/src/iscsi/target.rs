@@ -14,6 +14,8 @@ const LUN: &str = "lun";
 const SESSION_CHAP: &str = "sessionCHAPAuth";
 /// The port of a portal that names none (RFC 7143, section 4.2.7).
 const PORT: u16 = 3260;
+/// Bytes of a portal's name: with a port behind it, it is the name of a file of open-iscsi's.
+const LONGEST_HOST: usize = 249;
 /// The largest number that fits SAM's flat addressing, which every target knows.
 const LARGEST_LUN: u16 = 16383;
 /// Ways to one unit; more are a mistake.
@@ -147,7 +149,10 @@ impl Portal {
             },
         };
         let harmless = |b: u8| b.is_ascii_alphanumeric() || b"-.:".contains(&b);
-        if host.is_empty() || host.len() > 253 || host.starts_with(['-', '.']) || !host.bytes().all(harmless)
+        if host.is_empty()
+            || host.len() > LONGEST_HOST
+            || host.starts_with(['-', '.'])
+            || !host.bytes().all(harmless)
         {
             return Err(wrong());
         }

@@ -12,7 +12,7 @@ use crate::error::{During, Fault};
 use rustix::{
     fd::{AsRawFd, OwnedFd},
     fs::{
-        AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, mkdirat, openat, openat2,
+        AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, mkdirat, openat, openat2,
         statx, unlinkat,
     },
     io::Errno,
@@ -172,10 +172,13 @@ impl Place {
         };
         match made {
             Ok(()) => Ok(()),
+            // What is in it would be hidden, and nobody could say later whose it is.
             Err(Errno::EXIST) => match self.see_in(&parent)? {
-                Seen::Bare { directory: is } if is == directory => Ok(()),
+                Seen::Bare { directory: is } if is == directory && self.is_empty(&parent, directory)? => {
+                    Ok(())
+                }
                 _ => Err(Fault::Precondition(format!(
-                    "{} is there already, and no {} to mount on",
+                    "{} is there already, and no empty {} to mount on",
                     self.path().display(),
                     if directory { "directory" } else { "file" }
                 ))),
@@ -257,10 +260,11 @@ impl Place {
         matches!((seen, info), (Ok(seen), Ok(info)) if unmounts::is_last_of_network(&info, seen.stx_mnt_id))
     }
 
-    /// Removes the empty directory or empty file that was mounted on; nothing is fine.
+    /// Removes the empty directory or empty file that was mounted on; nothing is fine, and what is not empty is not what was
+    /// mounted on, and left alone.
     ///
     /// # Errors
-    /// If something is in it.
+    /// If it is mounted.
     pub fn remove(&self) -> Result<(), Fault> {
         let parent = match self.parent() {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
@@ -271,19 +275,35 @@ impl Place {
             Seen::Mounted { .. } => {
                 return Err(Fault::Precondition(format!("{} is mounted", self.path().display())));
             }
-            Seen::Bare { directory: true } => AtFlags::REMOVEDIR,
-            Seen::Bare { directory: false } => {
-                let size = statx(&parent, &self.name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::SIZE);
-                if size.is_ok_and(|seen| seen.stx_size > 0) {
-                    return Err(Fault::Precondition(format!("{} is not empty", self.path().display())));
-                }
-                AtFlags::empty()
+            Seen::Bare { directory } if !self.is_empty(&parent, directory)? => {
+                tracing::warn!(path = %self.path().display(), "is not empty: it is left alone");
+                return Ok(());
             }
+            Seen::Bare { directory: true } => AtFlags::REMOVEDIR,
+            Seen::Bare { directory: false } => AtFlags::empty(),
         };
         match unlinkat(&parent, &self.name, flags) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error).during(|| format!("remove {}", self.path().display())),
         }
+    }
+
+    /// Whether what is here, a directory or not, has nothing in it.
+    fn is_empty(&self, parent: &OwnedFd, directory: bool) -> Result<bool, Fault> {
+        let look = || -> rustix::io::Result<bool> {
+            if !directory {
+                let seen = statx(parent, &self.name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::SIZE)?;
+                return Ok(seen.stx_size == 0);
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            for entry in Dir::read_from(openat(parent, &self.name, flags, Mode::empty())?)? {
+                if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        look().during(|| format!("look into {}", self.path().display()))
     }
 }
 
@@ -382,8 +402,12 @@ mod tests {
         assert_eq!(place("f").see().unwrap(), Seen::Bare { directory: false });
         fs::write(root.path().join("f"), "data").unwrap();
         fs::write(root.path().join("d/x"), "data").unwrap();
-        assert!(place("f").remove().is_err());
-        assert!(place("d").remove().is_err());
+        for (name, directory) in [("f", false), ("d", true)] {
+            place(name).remove().unwrap();
+            assert_eq!(place(name).see().unwrap(), Seen::Bare { directory });
+            let refused = place(name).make(directory).unwrap_err();
+            assert!(matches!(&refused, Fault::Precondition(text) if text.contains("no empty")), "{refused}");
+        }
         fs::remove_file(root.path().join("d/x")).unwrap();
         place("d").remove().unwrap();
         place("d").remove().unwrap();

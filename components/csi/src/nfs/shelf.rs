@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -112,7 +112,7 @@ impl Shelf {
     /// # Errors
     /// [`Fault::AlreadyExists`] if the directory is there and has no record, or is in another volume's.
     pub(super) fn make(&self, below: &SubDir, record: &Record, mode: Option<u32>) -> Result<(), Fault> {
-        let doing = || format!("make {} on the export", below.as_str());
+        let doing = |error: io::Error| explained(error, format!("make {} on the export", below.as_str()));
         // Whoever removes a volume removes all that is in it. A volume in this one has a directory, so that is refused, too.
         for around in below.around() {
             if let Some(other) = self.record(&around)? {
@@ -125,7 +125,7 @@ impl Shelf {
             }
         }
         if self.record(below)?.as_ref() != Some(record) {
-            if absent(self.open(Path::new(below.as_str()))).during(doing)?.is_some() {
+            if absent(self.open(Path::new(below.as_str()))).map_err(|error| doing(error.into()))?.is_some() {
                 return Err(Fault::AlreadyExists(format!(
                     "{} is on the export already, and was not made for this volume (other volumes may be in it): it is \
                      left alone",
@@ -134,11 +134,11 @@ impl Shelf {
             }
             self.write(below, record)?;
         }
-        let directory = self.descend(Path::new(below.as_str())).during(doing)?;
+        let directory = self.descend(Path::new(below.as_str())).map_err(doing)?;
         if let Some(mode) = mode {
-            rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).during(doing)?;
+            rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).map_err(|error| doing(error.into()))?;
         }
-        fsync(&directory).during(doing)
+        fsync(&directory).map_err(|error| doing(error.into()))
     }
 
     /// Writes a record beside, and puts it in its place.
@@ -157,7 +157,9 @@ impl Shelf {
             renameat(&own, &aside, &own, &name)?;
             Ok(fsync(&own)?)
         };
-        write().during(|| format!("write the record of {} on the export", below.as_str()))
+        write().map_err(|error| {
+            explained(error, format!("write the record of {} on the export", below.as_str()))
+        })
     }
 
     /// Removes a volume as its record says; none is fine.
@@ -251,6 +253,19 @@ fn absent(opened: rustix::io::Result<OwnedFd>) -> rustix::io::Result<Option<Owne
         Ok(file) => Ok(Some(file)),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// What the export is not made for is the caller's to mend; the rest is the server's fault.
+fn explained(error: io::Error, what: String) -> Fault {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Fault::Precondition(format!(
+            "{what}: on the way is something that is no directory of this export: {error}"
+        )),
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Fault::Precondition(format!(
+            "{what}: the server does not let this node's root do that (root_squash, or an export for reading): {error}"
+        )),
+        _ => Fault::Io { what, source: error },
     }
 }
 
