@@ -161,8 +161,7 @@ fn interfaces() -> Vec<Case> {
             }
             vec![network]
         });
-        // 1.1.1 leaves its note on the link when it is back.
-        cases.push(case.needs(&[RECENT]));
+        cases.push(case);
     }
     for settings in [json!({}), json!({"ipam": fixed})] {
         let case = Case::new("interfaces", format!("dummy {settings}"), move |host| {

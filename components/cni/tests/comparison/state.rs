@@ -26,7 +26,9 @@ impl Look {
             let name = ["veth", "bwp"].into_iter().find(|prefix| name.starts_with(prefix)).unwrap_or(name);
             let (info, port) = (&link["linkinfo"]["info_data"], &link["linkinfo"]["info_slave_data"]);
             // That of our `ifb` links says whose they are, for GC, which the reference's `bandwidth` does not do.
-            let alias = link["ifalias"].as_str().filter(|alias| !alias.starts_with("cairn-cni "));
+            // And `host-device` of 1.1.1 leaves its note on a link that is back.
+            let alias =
+                link["ifalias"].as_str().filter(|alias| self.recent && !alias.starts_with("cairn-cni "));
             links.push(json!({
             "name": name, "mac": self.asked.iter().find(|mac| link["address"] == ***mac), "alias": alias, "parameters": self.parameters(namespace, link["ifname"].as_str().unwrap()),
             "addresses": own, "mtu": link["mtu"], "txqlen": chosen(&link["txqlen"]),
