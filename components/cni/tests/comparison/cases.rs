@@ -3,7 +3,7 @@
 use super::{Case, Need, RECENT, Stage, effects::effects, leases::leases};
 use crate::lab::{Host, merge};
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, os::unix::fs::symlink};
 
 /// A network whose pods have an interface on the host's `uplink`.
 fn on_uplink(host: &Host, kind: &str, settings: &Value) -> Value {
@@ -162,6 +162,23 @@ fn interfaces() -> Vec<Case> {
             vec![network]
         });
         cases.push(case);
+    }
+    // The result of 1.1.1 names no interface where a program has the device.
+    for (settings, below, driver, recent) in [
+        (json!({"pciBusID": "0000:00:03.0"}), "net/uplink", "e1000", None),
+        (json!({"runtimeConfig": {"deviceID": "0000:00:03.0"}}), "virtio0/net/uplink", "virtio-pci", None),
+        (json!({"pciBusID": "0000:00:03.0"}), "vfio-dev/vfio0", "vfio-pci", Some(RECENT)),
+        (json!({"pciBusID": "0000:00:03.0", "ipam": null}), "uio/uio0", "uio_pci_generic", Some(RECENT)),
+    ] {
+        let case = Case::new("interfaces", format!("host-device {settings} of {driver}"), move |host| {
+            let network = on_uplink(host, "host-device", &settings);
+            let pci = host.sysfs().join("bus/pci");
+            fs::create_dir_all(pci.join("devices/0000:00:03.0").join(below)).unwrap();
+            fs::create_dir_all(pci.join("drivers").join(driver)).unwrap();
+            symlink(format!("../../drivers/{driver}"), pci.join("devices/0000:00:03.0/driver")).unwrap();
+            vec![network]
+        });
+        cases.push(case.needs(recent.as_slice()));
     }
     for settings in [json!({}), json!({"ipam": fixed})] {
         let case = Case::new("interfaces", format!("dummy {settings}"), move |host| {

@@ -214,6 +214,11 @@ impl Host {
         Self { plugins: plugins.to_owned(), ..Self::new() }
     }
 
+    /// What plugins see as sysfs, if there is such a directory.
+    pub(crate) fn sysfs(&self) -> PathBuf {
+        self.directory.path().join("sys")
+    }
+
     /// The program of a plugin.
     pub(crate) fn plugin(&self, kind: &str) -> PathBuf {
         self.plugins.join(kind)
@@ -249,9 +254,15 @@ impl Host {
     /// Runs the plugin that the configuration names. `Err` is the error document.
     pub(crate) fn cni(&self, command: &str, config: &Value, id: &str, netns: &Path) -> Result<Value, Value> {
         let plugin = self.plugin(config["type"].as_str().unwrap());
-        let mut child = self
-            .netns
-            .command(plugin)
+        let mut start = match self.sysfs() {
+            made_up if made_up.is_dir() => {
+                let mut shell = self.netns.command("sh");
+                shell.args(["-c", "mount --bind \"$0\" /sys && exec \"$1\""]).arg(made_up).arg(plugin);
+                shell
+            }
+            _ => self.netns.command(plugin),
+        };
+        let mut child = start
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", id)
             .env("CNI_NETNS", netns)
