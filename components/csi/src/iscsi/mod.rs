@@ -175,6 +175,14 @@ impl Iscsi {
         Ok(missing.filter(|portal| self.admin.knows(target, portal)).collect())
     }
 
+    /// Whether all sessions of a target with several ways bring a disk of one device.
+    fn is_one_device(&self, target: &Target) -> Result<bool, Fault> {
+        let present = self.present(target)?;
+        let disks: Vec<Disk> = present.iter().filter_map(|(_, disk)| disk.clone()).collect();
+        let is_one = disks.len() == present.len() && multipath::common(&self.sysfs, &disks).is_some();
+        Ok(target.portals.len() == 1 || is_one)
+    }
+
     /// Looks, beside us, whether ways that are missing can be had by now.
     fn look_again(&self, id: &VolumeId, target: &Target) {
         if !self.looks.is_time(&target.iqn) {
@@ -193,7 +201,7 @@ impl Iscsi {
     fn complete(&self, id: &VolumeId, target: &Target) -> Result<(), Fault> {
         let answering: Vec<&Portal> =
             self.missing(target)?.into_iter().filter(|way| ways::answers(way)).collect();
-        if answering.is_empty() {
+        if answering.is_empty() && self.is_one_device(target)? {
             return Ok(());
         }
         let _held = self.targets.take([target.iqn.as_str()])?;
@@ -342,7 +350,8 @@ impl Backend for Iscsi {
         let ways = || -> Result<(usize, usize), Fault> {
             let target = Target::parse(&staged.context)?;
             let up = target.taken(&self.sysfs)?.iter().filter(|session| session.is_up).count();
-            if staged.made.is_some() && !self.missing(&target)?.is_empty() {
+            let is_complete = self.missing(&target)?.is_empty() && self.is_one_device(&target)?;
+            if staged.made.is_some() && !is_complete {
                 self.look_again(&staged.id, &target);
             }
             Ok((up, target.portals.len()))

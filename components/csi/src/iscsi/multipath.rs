@@ -33,14 +33,18 @@ pub(super) fn assemble(sysfs: &Sysfs, disks: &[Disk]) -> Result<PathBuf, Fault> 
     start()?;
     // multipath goes by the serial numbers that udev reads from new disks.
     run("udevadm", SETTLE)?;
-    for disk in disks {
-        if map_of(sysfs, disk).is_none() {
-            run("multipath", &["-a", &disk.node().to_string_lossy()])?;
-            tell(&["add", "path", disk.name()])?;
-        }
+    let mut refusal = None;
+    for disk in disks.iter().filter(|disk| map_of(sysfs, disk).is_none()) {
+        // multipathd takes a way to a unit that it knows by itself, and may be faster: what counts is the device.
+        let added = run("multipath", &["-a", &disk.node().to_string_lossy()])
+            .and_then(|()| tell(&["add", "path", disk.name()]));
+        refusal = refusal.or(added.err());
     }
     let made = patiently(PATIENCE, || common(sysfs, disks).ok_or(()));
     made.map(|map| node(&map)).map_err(|()| {
+        if let Some(refusal) = refusal {
+            return refusal;
+        }
         let names: Vec<&str> = disks.iter().map(Disk::name).collect();
         Fault::Unavailable(format!(
             "multipathd made no device of {} within {} s",
@@ -114,7 +118,7 @@ pub(super) fn leave(sysfs: &Sysfs, disk: &Disk) -> Result<(), Fault> {
 }
 
 /// The one device that all of the disks are in.
-fn common(sysfs: &Sysfs, disks: &[Disk]) -> Option<String> {
+pub(super) fn common(sysfs: &Sysfs, disks: &[Disk]) -> Option<String> {
     let (first, others) = disks.split_first()?;
     let map = map_of(sysfs, first)?;
     others.iter().all(|disk| map_of(sysfs, disk).as_ref() == Some(&map)).then_some(map)
