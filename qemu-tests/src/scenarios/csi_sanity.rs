@@ -62,7 +62,7 @@ const CASES: [Case; 5] = [
 /// Where a case's volumes are, as long as that is there.
 enum Storage {
     Node,
-    Nfs(NfsServer),
+    Nfs(Box<NfsServer>),
     Iscsi(Arc<IscsiTarget>, IscsiPlugin),
 }
 
@@ -122,7 +122,7 @@ impl Case {
     async fn storage(&self, guest: &Guest, work: &Path) -> Result<Storage, Stop> {
         Ok(match self.kind {
             BackendKind::Local => Storage::Node,
-            BackendKind::Nfs => Storage::Nfs(NfsServer::start(work).await?),
+            BackendKind::Nfs => Storage::Nfs(Box::new(NfsServer::start(work).await?)),
             BackendKind::Iscsi => {
                 let target = IscsiTarget::start(work, self.ways).await?;
                 target.require(OURS).await?;
