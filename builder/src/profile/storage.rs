@@ -28,7 +28,7 @@ pub const NEEDS: &[Need] = &[
         key: "local",
         is_wanted: |storage| storage.local,
         packages: &["e2fsprogs"],
-        files: &["/usr/sbin/mkfs.ext4", "/usr/sbin/resize2fs"],
+        files: &["/usr/sbin/mkfs.ext4", "/usr/sbin/e2fsck", "/usr/sbin/resize2fs"],
         modules: &["loop", "quota_v2", "ext4"],
     },
     Need {
@@ -55,6 +55,7 @@ pub const NEEDS: &[Need] = &[
             "/usr/sbin/iscsid",
             "/etc/iscsi/iscsid.conf",
             "/usr/sbin/mkfs.ext4",
+            "/usr/sbin/e2fsck",
             "/usr/sbin/resize2fs",
         ],
         modules: &["iscsi_tcp", "sd_mod", "ext4"],

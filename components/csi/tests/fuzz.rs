@@ -4,7 +4,7 @@
 //! `CAIRN_FUZZ_CALLS` and `CAIRN_FUZZ_SEED` repeat a run; a longer one is in docs/testing.md. The same for NFS and iSCSI is in
 //! `fuzz_remote.rs`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod lab;
 mod stream;

@@ -4,7 +4,7 @@
 //! the test's, and a target does not answer. What they are called with is written down, so what must hold of it is seen: no
 //! option, path or secret of a request gets onto a command line where it does not belong.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod lab;
 mod stream;

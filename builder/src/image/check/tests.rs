@@ -225,7 +225,7 @@ fn with_storage() -> Image {
     let mut image = Image::good();
     image.profile.storage.local = true;
     image.profile.storage.iscsi = true;
-    for path in ["iscsiadm", "iscsid", "mkfs.ext4", "resize2fs"] {
+    for path in ["iscsiadm", "iscsid", "mkfs.ext4", "e2fsck", "resize2fs"] {
         image.put(&format!("usr/sbin/{path}"), 0o755, "program");
     }
     image.put("etc/iscsi/iscsid.conf", 0o644, "");

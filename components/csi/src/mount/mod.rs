@@ -6,6 +6,7 @@
 
 mod options;
 mod place;
+mod silent;
 mod unmounts;
 
 pub use options::{MountOptions, OptionSet};

@@ -5,7 +5,7 @@
 //! parent.
 
 use super::{
-    Tree,
+    Tree, silent,
     unmounts::{self, GIVE_UP, Outcome, PATIENCE, Unmounts},
 };
 use crate::error::{During, Fault};
@@ -146,7 +146,10 @@ impl Place {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         match statx(parent, &self.name, flags, StatxFlags::TYPE | StatxFlags::INO) {
             Err(Errno::NOENT) => Ok(Seen::Nothing),
-            Err(error) => Err(error).during(|| format!("look at {}", self.path().display())),
+            Err(error) => match silent::mounted(parent, &self.name) {
+                Ok(Some(identity)) => Ok(Seen::Mounted { identity }),
+                _ => Err(error).during(|| format!("look at {}", self.path().display())),
+            },
             Ok(seen) if seen.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) => {
                 let device = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
                 Ok(Seen::Mounted { identity: (device, seen.stx_ino) })
