@@ -12,8 +12,6 @@ use crate::{
 };
 use cairn_contract::cri;
 use cairn_streaming::{Finish, TerminalSize};
-use std::time::Duration;
-use tokio::time::sleep;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_have_terminals() {
@@ -62,13 +60,9 @@ async fn commands_have_terminals() {
             assert_eq!(finish, Finish::Exited(5), "{name}");
         }
         // A terminal whose client vanished is hung up.
-        let client = node.exec(
-            &root,
-            true,
-            true,
-            &["sh", "-c", "trap 'touch /tmp-hangup; exit' HUP; while :; do sleep 0.1; done"],
-        );
-        sleep(Duration::from_millis(500)).await;
+        let trap = "trap 'touch /tmp-hangup; exit' HUP; echo set; while :; do sleep 0.1; done";
+        let mut client = node.exec(&root, true, true, &["sh", "-c", trap]);
+        client.expect("set\r\n").await;
         client.session.abort();
         let script = "until test -e /tmp-hangup; do sleep 0.1; done; echo hangup";
         assert_eq!(node.output(&root, b"", &["sh", "-c", script]).await.0, "hangup\n", "{name}");
