@@ -62,14 +62,15 @@ fn serve() -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         let board = Arc::new(StatusBoard::default());
         let screen = Screen::start(settings.console)?;
+        let monitor = Monitor::new(Places::default(), board.clone(), screen.clone());
         start_api(settings.api, &board).await;
-        tokio::spawn(monitor::show(board.clone(), screen.clone()));
+        tokio::spawn(monitor::show(board.clone(), screen));
         tokio::spawn(watchdog());
         // Not under systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         tokio::select! {
-            () = Monitor::new(Places::default(), board.clone(), screen).run() => {}
+            () = monitor.run() => {}
             _ = ended.recv() => {
                 // The answer to the very request that ends the system is still under way.
                 let _ = tokio::time::timeout(ANSWERED_WITHIN, board.endings_answered()).await;

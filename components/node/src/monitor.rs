@@ -18,6 +18,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// The kubelet's health endpoint, at its default address.
 const KUBELET_HEALTH: &str = "127.0.0.1:10248";
 
+/// What is said of the pod that proves the runtime before it ran.
+const UNPROVEN: &str = "waits for the runtime";
+
 /// Milestone: CRI runtime and network ready.
 pub const RUNTIME_READY: &str = "runtime-ready";
 /// Milestone: every required check good.
@@ -68,10 +71,15 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// A monitor that reports to `board` and prints on `screen`. Inside a tokio runtime.
+    /// A monitor that reports to `board` and prints on `screen`. Inside a tokio runtime. From now on the node is not ready until
+    /// [`Self::run`] finds that it is.
     pub fn new(places: Places, board: Arc<StatusBoard>, screen: Screen) -> Self {
         let cri = Cri::new(places.cri_socket.clone());
-        Self { places, cri, board, screen, name_servers: String::new(), proven: false, steady: STEADY }
+        let monitor =
+            Self { places, cri, board, screen, name_servers: String::new(), proven: false, steady: STEADY };
+        monitor.record("runtime", true, Err("not asked yet".to_owned()));
+        monitor.record("pod-lifecycle", true, Err(UNPROVEN.to_owned()));
+        monitor
     }
 
     /// Looks at a node that is ready this often rather than every ten seconds.
@@ -104,7 +112,7 @@ impl Monitor {
             self.record("pod-lifecycle", true, result);
             pause = if self.proven { EAGER } else { AFTER_FAILURE };
         } else if !self.proven {
-            self.record("pod-lifecycle", true, Err("waits for the runtime".to_owned()));
+            self.record("pod-lifecycle", true, Err(UNPROVEN.to_owned()));
         }
         if self.places.kubelet.exists() {
             let required = self.places.bootstrap.exists();
