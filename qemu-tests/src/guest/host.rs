@@ -78,8 +78,9 @@ impl Host {
     pub async fn list(&self, path: &str) -> Result<Vec<String>, Stop> {
         let lines = self.run(&["ls", &format!("{MOUNT}{path}")]).await?.success();
         let lines = lines.map_err(|stop| stop.while_trying(path))?;
-        // Mode, owner, group and size come before the name.
-        Ok(lines.lines().filter_map(|line| line.splitn(5, ' ').nth(4)).map(str::to_owned).collect())
+        // Mode, owner, group and size come before the name, and after it what a link leads to.
+        let name = |line: &str| Some(line.splitn(5, ' ').nth(4)?.split(" -> ").next()?.to_owned());
+        Ok(lines.lines().filter_map(name).collect())
     }
 
     /// A container's log so far.

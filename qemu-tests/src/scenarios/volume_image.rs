@@ -72,7 +72,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     volume.delete().await?;
 
     context.step("no loop device is left");
-    for name in host.list("/sys/block").await?.iter().filter_map(|name| name.split(" -> ").next()) {
+    for name in host.list("/sys/block").await? {
         let file = host.read(&format!("/sys/block/{name}/loop/backing_file")).await;
         check(file.is_err(), || format!("{name} still has {file:?}"))?;
     }
