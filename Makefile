@@ -20,7 +20,7 @@ TEST_PACKAGES := qemu-system-x86 qemu-utils ovmf gdisk dosfstools mtools squashf
                  iproute2 iputils-ping nfs-ganesha-vfs tgt
 
 # The two images differ in kernel and drivers only: the second proves what these are for.
-CLOUD_SCENARIOS := cold-boot dual-stack container-baked container-pulled pod-network port-map firmware-boot
+CLOUD_SCENARIOS := cold-boot container-baked pod-network port-map firmware-boot
 
 .PHONY: image images test check demo bench reproducible clean build-packages test-packages cairn deny
 
