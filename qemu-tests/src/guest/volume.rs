@@ -4,6 +4,7 @@
 use super::{CALL, Guest, LONG_CALL, host::Host};
 use crate::{
     management::tunnel,
+    pace::Pace,
     scenario::{Stop, check, check_equal},
 };
 use cairn_contract::{
@@ -397,23 +398,27 @@ impl Volume {
 
     /// Takes it from `pod`.
     pub async fn unpublish(&self, pod: &str) -> Result<(), Stop> {
-        let mut client = self.driver.node.clone();
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: self.id.clone(),
             target_path: self.target_path(pod),
         };
-        let unpublished = async move { client.node_unpublish_volume(request).await };
+        let unpublished = until_it_is_done(self.driver.guest.pace(), || {
+            let (mut client, request) = (self.driver.node.clone(), request.clone());
+            async move { client.node_unpublish_volume(request).await }
+        });
         self.driver.guest.call("NodeUnpublishVolume", LONG_CALL, unpublished).await.map(drop)
     }
 
     /// Takes it from the node.
     pub async fn unstage(&self) -> Result<(), Stop> {
-        let mut client = self.driver.node.clone();
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: self.id.clone(),
             staging_target_path: self.staging_path(),
         };
-        let unstaged = async move { client.node_unstage_volume(request).await };
+        let unstaged = until_it_is_done(self.driver.guest.pace(), || {
+            let (mut client, request) = (self.driver.node.clone(), request.clone());
+            async move { client.node_unstage_volume(request).await }
+        });
         self.driver.guest.call("NodeUnstageVolume", LONG_CALL, unstaged).await.map(drop)
     }
 
@@ -494,6 +499,22 @@ impl Volume {
         let request = csi::DeleteVolumeRequest { volume_id: self.id.clone(), secrets: Default::default() };
         let deleted = async move { client.delete_volume(request).await };
         self.driver.guest.call("DeleteVolume", LONG_CALL, deleted).await.map(drop)
+    }
+}
+
+/// As the kubelet does: a driver that says "not yet" is asked again.
+async fn until_it_is_done<T, A>(pace: Pace, ask: impl Fn() -> A) -> Result<tonic::Response<T>, tonic::Status>
+where
+    A: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    let deadline = pace.deadline(Duration::from_secs(60));
+    loop {
+        match ask().await {
+            Err(status) if status.code() == tonic::Code::Unavailable && deadline.is_open() => {
+                sleep(Duration::from_secs(1)).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use std::{
 
 /// What one scenario may take on the reference machine.
 const BUDGET: Duration = Duration::from_secs(90);
-/// Below this many cores two machines only slow each other down, and blur each other's timings.
-const CORES_FOR_TWO: usize = 4;
+/// Below this many cores two machines only slow each other down. An emulated one keeps little more than one core busy.
+const CORES_FOR_TWO: usize = 2;
 /// What is said when a machine is given up.
 const BEGIN_ANEW: &str = "the emulator broke the machine (Oops: int3 in its kernel); begin anew";
 /// Directory of the shared machine.

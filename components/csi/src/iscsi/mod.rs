@@ -300,7 +300,7 @@ impl Backend for Iscsi {
         match others.share(target.lun) {
             false if has_map || target.portals.len() > 1 => multipath::flush(&self.sysfs, &disks)?,
             // No device came of it, since another volume has the unit's disk as it is.
-            true if !has_map && target.portals.len() > 1 => multipath::forget(&disks)?,
+            true if !has_map && target.portals.len() > 1 => multipath::forget(&self.sysfs, &disks)?,
             _ => {}
         }
         for (session, disk) in &present {

@@ -74,7 +74,7 @@ pub(super) fn grow(sysfs: &Sysfs, map: &str) -> Result<(), Fault> {
 /// [`Fault::Precondition`] if it is in use.
 pub(super) fn flush(sysfs: &Sysfs, disks: &[&Disk]) -> Result<(), Fault> {
     // Also without a device: it may have been told of the unit and no more.
-    forget(disks)?;
+    forget(sysfs, disks)?;
     let Some(map) = disks.iter().find_map(|disk| map_of(sysfs, disk)) else { return Ok(()) };
     let name = sysfs.map_name(&map).unwrap_or_else(|| map.clone());
     // udev reads from a device that is new or was written to, and tells multipathd of it: let it come to its end first.
@@ -101,8 +101,27 @@ fn until_gone(
 ///
 /// # Errors
 /// multipath's.
-pub(super) fn forget(disks: &[&Disk]) -> Result<(), Fault> {
-    disks.iter().try_for_each(|disk| run("multipath", &["-w", &disk.node().to_string_lossy()]))
+pub(super) fn forget(sysfs: &Sysfs, disks: &[&Disk]) -> Result<(), Fault> {
+    let map = disks.iter().find_map(|disk| map_of(sysfs, disk));
+    let map = map.and_then(|map| sysfs.map_name(&map));
+    let disks = disks.iter().map(|disk| disk.node().display().to_string());
+    by_one_name(map.into_iter().chain(disks), |name| run("multipath", &["-w", name]))
+}
+
+/// Says of a unit by one of its names what all of them mean. A disk whose way is down is not known to be the unit, so its device is
+/// asked for first, and then one disk after the other.
+fn by_one_name(
+    names: impl Iterator<Item = String>,
+    mut say: impl FnMut(&str) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut refusal = Ok(());
+    for name in names {
+        refusal = say(&name);
+        if refusal.is_ok() {
+            break;
+        }
+    }
+    refusal
 }
 
 /// Takes a disk out of its device, which goes on with its other ways; that it is in none is fine.
@@ -145,6 +164,28 @@ fn run(name: &str, words: &[&str]) -> Result<(), Fault> {
 mod tests {
     use super::*;
     use std::{cell::Cell, io};
+
+    #[test]
+    fn a_unit_is_forgotten_by_a_name_that_is_known() {
+        let names = || ["mpatha", "/dev/sda", "/dev/sdb"].into_iter().map(str::to_owned);
+        let asked = Cell::new(0);
+        let only = |known: &'static str| {
+            asked.set(0);
+            let asked = &asked;
+            move |name: &str| {
+                asked.set(asked.get() + 1);
+                (name == known).then_some(()).ok_or(Fault::Unavailable(name.to_owned()))
+            }
+        };
+        by_one_name(names(), only("mpatha")).unwrap();
+        assert_eq!(asked.get(), 1);
+        by_one_name(names(), only("/dev/sdb")).unwrap();
+        assert_eq!(asked.get(), 3);
+        assert!(
+            matches!(by_one_name(names(), only("none")), Err(Fault::Unavailable(last)) if last == "/dev/sdb")
+        );
+        by_one_name(std::iter::empty(), only("none")).unwrap();
+    }
 
     #[test]
     fn a_device_that_somebody_looks_at_is_taken_away_a_moment_later() {
