@@ -12,13 +12,13 @@ use crate::{
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, chmod, chownat, fchmod, fchown, fstat, openat},
+    fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, chmod, chownat, fstat, openat},
     io::{self, Errno},
 };
 use std::ffi::CStr;
 
 /// What directories get for their group: reading, writing, passing, and the group for what is made in them.
-pub(crate) const DIRECTORY: u32 = 0o2770;
+const DIRECTORY: u32 = 0o2770;
 /// What files get.
 const FILE: u32 = 0o660;
 
@@ -28,12 +28,25 @@ const FILE: u32 = 0o660;
 /// If the disk fails or is read-only.
 pub fn give(root: OwnedFd, group: u32) -> Result<(), Fault> {
     let seen = fstat(&root).during(|| "look at a volume's root".to_owned())?;
-    if seen.st_gid == group && seen.st_mode & DIRECTORY == DIRECTORY {
+    if is_given(&seen, group) {
         return Ok(());
     }
     tracing::info!(group, "giving a volume's files to a group");
     all_below(root, seen.st_dev, Gid::from_raw(group))
         .during(|| "give a volume's files to a group".to_owned())
+}
+
+/// Gives a directory to a group, and nothing of what is in it. The descriptor may be of a place only (O_PATH).
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn give_alone(directory: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    let seen = fstat(directory)?;
+    if is_given(&seen, group) { Ok(()) } else { change(directory, &seen, Gid::from_raw(group), DIRECTORY) }
+}
+
+fn is_given(directory: &Stat, group: u32) -> bool {
+    directory.st_gid == group && directory.st_mode & DIRECTORY == DIRECTORY
 }
 
 fn all_below(root: OwnedFd, device: u64, group: Gid) -> io::Result<()> {
@@ -49,17 +62,11 @@ fn all_below(root: OwnedFd, device: u64, group: Gid) -> io::Result<()> {
                 Err(error) => return Err(error),
             }
         }
-        give_directory(walk.here()?, group)?;
+        change(walk.here()?, &fstat(walk.here()?)?, group, DIRECTORY)?;
         if !walk.leave()? {
             return Ok(());
         }
     }
-}
-
-fn give_directory(directory: BorrowedFd<'_>, group: Gid) -> io::Result<()> {
-    let seen = fstat(directory)?;
-    fchown(directory, None, Some(group))?;
-    fchmod(directory, Mode::from_raw_mode(seen.st_mode & 0o7777 | DIRECTORY))
 }
 
 /// Anything but a directory: also what blocks or does something when it is opened, so it is opened as a place (O_PATH) only.
@@ -77,13 +84,22 @@ fn give_opened(file: BorrowedFd<'_>, device: u64, group: Gid) -> io::Result<()> 
     if seen.st_dev != device {
         return Ok(());
     }
-    chownat(file, c"", None, Some(group), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)?;
     if FileType::from_raw_mode(seen.st_mode).is_file() {
-        // fchmod(2) does not take such a descriptor; its name in /proc leads to what it is open on, and nowhere else.
-        let mode = Mode::from_raw_mode(seen.st_mode & 0o7777 | FILE);
-        chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)?;
+        change(file, &seen, group, FILE)
+    } else {
+        change_group(file, group)
     }
-    Ok(())
+}
+
+/// Changes what is open, which looks as `seen`: its group, and what that may do.
+fn change(file: BorrowedFd<'_>, seen: &Stat, group: Gid, add: u32) -> io::Result<()> {
+    change_group(file, group)?;
+    // fchmod(2) does not take the descriptor of a place; its name in /proc leads to what it is open on, and nowhere else.
+    chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(seen.st_mode & 0o7777 | add))
+}
+
+fn change_group(file: BorrowedFd<'_>, group: Gid) -> io::Result<()> {
+    chownat(file, c"", None, Some(group), AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW)
 }
 
 #[cfg(test)]

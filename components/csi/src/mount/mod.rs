@@ -4,6 +4,7 @@
 //! somewhere ([`copy`]). It gets its attributes while nobody sees it, and is then attached to a [`Place`], which a hostile
 //! path cannot lead astray. There is no moment at which a read-only volume can be written to.
 
+mod info;
 mod options;
 mod place;
 mod silent;

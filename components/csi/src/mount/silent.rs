@@ -1,9 +1,10 @@
 //! Mounts of file systems that answer no questions: an XFS that has shut itself down refuses even statx(2). The kernel's lists
 //! of descriptors and of mounts still say what is there, so that it can be unmounted.
 
+use super::info::mounts;
 use rustix::{
     fd::{AsFd, AsRawFd, OwnedFd},
-    fs::{Mode, OFlags, makedev, openat},
+    fs::{Mode, OFlags, openat},
 };
 use std::{ffi::OsStr, fs, io};
 
@@ -18,8 +19,9 @@ pub(super) fn mounted(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<(u64,
         return Ok(None);
     }
     let info = fs::read_to_string("/proc/self/mountinfo")?;
-    let device = device(&info, mount).ok_or_else(|| unexpected("no such mount in /proc/self/mountinfo"))?;
-    Ok(Some((device, inode)))
+    let listed = mounts(&info).find(|listed| listed.id == mount);
+    let listed = listed.ok_or_else(|| unexpected("no such mount in /proc/self/mountinfo"))?;
+    Ok(Some((listed.device, inode)))
 }
 
 /// Number of its mount, and its inode: proc_pid_fdinfo(5).
@@ -30,14 +32,6 @@ fn described(descriptor: &impl AsFd) -> io::Result<(u64, u64)> {
         value.and_then(|value| value.trim().parse().ok())
     };
     value("mnt_id").zip(value("ino")).ok_or_else(|| unexpected("no mnt_id or ino in /proc/self/fdinfo"))
-}
-
-/// The device number of a mount, from proc_pid_mountinfo(5).
-fn device(info: &str, mount: u64) -> Option<u64> {
-    let mut fields = info.lines().map(|line| line.split(' '));
-    let mut line = fields.find(|line| line.clone().next().and_then(|id| id.parse().ok()) == Some(mount))?;
-    let (major, minor) = line.nth(2)?.split_once(':')?;
-    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn unexpected(what: &str) -> io::Error {
@@ -57,12 +51,5 @@ mod tests {
         let inside: OwnedFd = fs::File::open("/proc").unwrap().into();
         assert_eq!(mounted(&inside, OsStr::new("version")).unwrap(), None);
         assert!(mounted(&inside, OsStr::new("no-such-file")).is_err());
-    }
-
-    #[test]
-    fn devices_are_found_by_the_whole_number() {
-        let info = "2 1 254:1 / / rw - ext4 /dev/vda rw\n21 2 0:50 / /a rw - xfs /dev/b rw\n";
-        assert_eq!(device(info, 21), Some(makedev(0, 50)));
-        assert_eq!(device(info, 1), None);
     }
 }

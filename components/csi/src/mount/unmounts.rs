@@ -7,6 +7,7 @@
 //! A network's file system is flushed while it is still mounted. If its server says nothing for a long time, then what it has not taken
 //! is given up, as the kubelet and the field's drivers do (`MNT_FORCE`, umount2(2)), so that the pod can go.
 
+use super::info::mounts;
 use rustix::io::Errno;
 use std::{
     collections::BTreeMap,
@@ -121,11 +122,8 @@ impl fmt::Debug for Unmounts {
 /// Whether a mount, by its number, is the only one of a network's file system; `info` is proc_pid_mountinfo(5). Others of the same
 /// file system would keep it, and could not do without its server.
 pub(super) fn is_last_of_network(info: &str, id: u64) -> bool {
-    let number = id.to_string();
-    let device = |line: &str| line.split(' ').nth(2).map(str::to_owned);
-    let Some(line) = info.lines().find(|line| line.split(' ').next() == Some(&number)) else { return false };
-    let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next()).unwrap_or_default();
-    NETWORK.contains(&kind) && info.lines().filter(|other| device(other) == device(line)).count() == 1
+    let Some(own) = mounts(info).find(|listed| listed.id == id) else { return false };
+    NETWORK.contains(&own.kind) && mounts(info).filter(|other| other.device == own.device).count() == 1
 }
 
 #[cfg(test)]

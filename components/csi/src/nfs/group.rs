@@ -7,28 +7,16 @@
 
 use crate::{
     error::{During, Fault},
-    fs_group::DIRECTORY,
+    fs_group,
 };
-use rustix::{
-    fd::{AsRawFd, BorrowedFd},
-    fs::{AtFlags, Gid, Mode, chmod, chownat, fstat, fstatfs},
-    io::Errno,
-};
-
-/// linux/magic.h, NFS_SUPER_MAGIC.
-const NFS: u64 = 0x6969;
-
-/// Whether a mount is of an export.
-pub(crate) fn is_export(tree: BorrowedFd<'_>) -> bool {
-    fstatfs(tree).is_ok_and(|held| u64::try_from(held.f_type).is_ok_and(|kind| kind == NFS))
-}
+use rustix::{fd::BorrowedFd, io::Errno};
 
 /// Gives the root of a mount to a group. That it may not be given is said in the log, and is no error.
 ///
 /// # Errors
 /// If the server fails.
-pub(crate) fn give(tree: BorrowedFd<'_>, group: u32) -> Result<(), Fault> {
-    match give_root(tree, group) {
+pub(super) fn give(tree: BorrowedFd<'_>, group: u32) -> Result<(), Fault> {
+    match fs_group::give_alone(tree, group) {
         Err(error @ (Errno::PERM | Errno::ACCESS | Errno::ROFS)) => {
             tracing::warn!(group, "the NFS server does not let its files be given to fsGroup: {error}");
             Ok(())
@@ -37,25 +25,12 @@ pub(crate) fn give(tree: BorrowedFd<'_>, group: u32) -> Result<(), Fault> {
     }
 }
 
-fn give_root(tree: BorrowedFd<'_>, group: u32) -> rustix::io::Result<()> {
-    let seen = fstat(tree)?;
-    if seen.st_gid == group && seen.st_mode & DIRECTORY == DIRECTORY {
-        return Ok(());
-    }
-    chownat(tree, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
-    // A mount's descriptor is a place, which fchmod(2) does not take; its name in /proc leads to the same.
-    chmod(
-        format!("/proc/self/fd/{}", tree.as_raw_fd()),
-        Mode::from_raw_mode(seen.st_mode & 0o7777 | DIRECTORY),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustix::{
         fd::AsFd,
-        fs::{OFlags, open},
+        fs::{Mode, OFlags, open},
     };
     use std::{fs, os::unix::fs::MetadataExt, thread};
 
@@ -68,12 +43,11 @@ mod tests {
         let volume = tempfile::tempdir().unwrap();
         fs::write(volume.path().join("others"), "").unwrap();
         let tree = open(volume.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        assert!(!is_export(tree.as_fd()));
         // As a server sees the node's root.
         thread::scope(|scope| {
             scope.spawn(|| {
                 rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(65534)).unwrap();
-                assert_eq!(give_root(tree.as_fd(), 4242), Err(Errno::PERM));
+                assert_eq!(fs_group::give_alone(tree.as_fd(), 4242), Err(Errno::PERM));
                 give(tree.as_fd(), 4242).unwrap();
             });
         });
@@ -81,7 +55,7 @@ mod tests {
         assert_ne!(of("").gid(), 4242);
         give(tree.as_fd(), 4242).unwrap();
         give(tree.as_fd(), 4242).unwrap();
-        assert_eq!((of("").gid(), of("").mode() & DIRECTORY), (4242, DIRECTORY));
+        assert_eq!((of("").gid(), of("").mode() & 0o2770), (4242, 0o2770));
         assert_ne!(of("others").gid(), 4242, "an export is not walked");
     }
 }

@@ -9,7 +9,7 @@
 //! for its health by its own thread ([`health`]).
 
 mod export;
-pub(crate) mod group;
+mod group;
 mod health;
 mod mount;
 mod shelf;
@@ -20,7 +20,7 @@ use crate::{
     capacity::CapacityRange,
     error::Fault,
     id::{Secrets, VolumeId},
-    mount::OptionSet,
+    mount::{OptionSet, Tree},
     node::Staged,
 };
 use cairn_contract::{
@@ -34,7 +34,10 @@ use export::{Export, SERVER, SHARE, SUB_DIR, SubDir};
 use health::Health;
 use mount::Bench;
 use shelf::{OnDelete, Record, Shelf};
-use std::sync::{Mutex, PoisonError};
+use std::{
+    os::fd::AsFd,
+    sync::{Mutex, PoisonError},
+};
 
 /// Parameter: what becomes of the directory when its volume is removed.
 const ON_DELETE: &str = "onDelete";
@@ -121,6 +124,10 @@ impl Backend for Nfs {
                 Err(Fault::Invalid("an NFS volume is files, and no block device".to_owned()))
             }
         }
+    }
+
+    fn give(&self, tree: &Tree, group: u32) -> Result<(), Fault> {
+        group::give(tree.as_fd(), group)
     }
 
     fn create(&self, wanted: &NewVolume) -> Result<Volume, Fault> {

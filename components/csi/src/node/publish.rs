@@ -34,7 +34,7 @@ impl Driver {
         if !self.is_new(&wanted, place)? {
             return Ok(());
         }
-        self.put(wanted, place, |published| copy(&staged, published))
+        self.put(wanted, place, |published| self.copy(&staged, published))
     }
 
     /// Puts an inline volume at its pod's path: made, attached and mounted in one call.
@@ -158,22 +158,22 @@ impl Driver {
         }
         self.published.remove(&key(&held.target))
     }
-}
 
-/// What is mounted for one pod.
-fn copy(staged: &Staged, wanted: &Published) -> Result<Tree, Fault> {
-    let tree = match (&staged.made, &staged.path) {
-        (Some(Made::Device(device)), _) => mount::copy(device)?,
-        (_, Some(path)) => mount::copy(path)?,
-        (_, None) => {
-            return Err(Fault::Precondition(format!("{} is an inline volume of another pod", staged.id)));
+    /// What is mounted for one pod.
+    fn copy(&self, staged: &Staged, wanted: &Published) -> Result<Tree, Fault> {
+        let tree = match (&staged.made, &staged.path) {
+            (Some(Made::Device(device)), _) => mount::copy(device)?,
+            (_, Some(path)) => mount::copy(path)?,
+            (_, None) => {
+                return Err(Fault::Precondition(format!("{} is an inline volume of another pod", staged.id)));
+            }
+        };
+        if !wanted.read_only {
+            self.give(&tree, &wanted.access)?;
         }
-    };
-    if !wanted.read_only {
-        stage::give(&tree, &wanted.access)?;
+        tree.restrict(restrictions(wanted))?;
+        Ok(tree)
     }
-    tree.restrict(restrictions(wanted))?;
-    Ok(tree)
 }
 
 fn restrictions(wanted: &Published) -> MountAttrFlags {

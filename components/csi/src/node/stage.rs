@@ -8,16 +8,10 @@ use crate::{
     encryption,
     error::Fault,
     filesystem::{self, Content, FsType, Unfinished},
-    fs_group,
     id::{Secrets, VolumeId},
     mount::{self, Place, Seen, Tree},
-    nfs,
 };
-use rustix::{
-    fd::AsFd,
-    fs::{Mode, OFlags, openat},
-    mount::MountAttrFlags,
-};
+use rustix::mount::MountAttrFlags;
 use std::path::Path;
 
 impl Driver {
@@ -84,7 +78,7 @@ impl Driver {
                         "{id} is files: it cannot be used as a block device"
                     )));
                 };
-                give(&tree, access)?;
+                self.give(&tree, access)?;
                 tree.restrict(held.options.attributes() | read_only(access))?;
                 attach(tree)?;
                 return Ok(Made::Tree);
@@ -96,7 +90,7 @@ impl Driver {
             filesystem::check(&device, fs_type)?;
         }
         let tree = mount::of_device(&device, fs_type, &held.options, access.is_read_only())?;
-        give(&tree, access)?;
+        self.give(&tree, access)?;
         attach(tree)?;
         // A volume made from a smaller one, or expanded while nobody had it.
         if let (Some(path), false) = (&wanted.path, access.is_read_only())
@@ -178,21 +172,13 @@ impl Driver {
             (Some(_), Some(path)) => matches!(self.recorded(path)?.see()?, Seen::Mounted { .. }),
         })
     }
-}
 
-/// The files' group, if one is asked for and they can be written to.
-pub(super) fn give(tree: &Tree, access: &Access) -> Result<(), Fault> {
-    let Some(group) = access.mount().and_then(|mount| mount.group) else { return Ok(()) };
-    if access.is_read_only() {
-        return Ok(());
-    }
-    if nfs::group::is_export(tree.as_fd()) {
-        return nfs::group::give(tree.as_fd(), group);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat(tree.as_fd(), ".", flags, Mode::empty()) {
-        Ok(root) => fs_group::give(root, group),
-        Err(error) => Err(Fault::Io { what: "open a volume's root".to_owned(), source: error.into() }),
+    /// The files' group, if one is asked for and they can be written to.
+    pub(super) fn give(&self, tree: &Tree, access: &Access) -> Result<(), Fault> {
+        match access.mount().and_then(|mount| mount.group) {
+            Some(group) if !access.is_read_only() => self.backend.give(tree, group),
+            _ => Ok(()),
+        }
     }
 }
 
