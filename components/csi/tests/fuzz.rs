@@ -10,10 +10,10 @@ mod lab;
 mod stream;
 
 use cairn_contract::csi;
-use lab::{Lab, MIB, Mode, Random, mount, number, obstacle, wanted};
-use std::{collections::BTreeMap, fs, path::Path};
-use stream::{Protocol, Stream, Words, records, send};
-use tonic::Code;
+use lab::{Lab, MIB, Mode, mount, number, obstacle, wanted};
+use std::{fs, path::Path};
+use stream::{Sent, Stream, Words, take_back};
+use tonic::{Code, Status};
 
 const LOCAL: Words = Words {
     base: &[],
@@ -65,34 +65,19 @@ async fn random_requests_do_no_harm() {
     let pid = lab.pid();
 
     let channel = lab::connect(&root.join("run/local.sock")).await.unwrap();
-    let mut stream = Stream {
-        random: Random(seed),
-        protocol: Protocol::read(),
-        root: &root,
-        words: LOCAL,
-        ids: Vec::new(),
+    let mut stream = Stream::new(seed, &root, LOCAL, Vec::new());
+    let look = |sent: &Sent, refusal: Option<&Status>| {
+        let Some(status) = refusal else { return };
+        // An identifier that was damaged may be another node's.
+        let decoding = ["decode", "is of another node"].iter().any(|text| status.message().contains(text));
+        assert!(
+            !matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Internal) || decoding,
+            "seed {seed}, {sent}: {status:?}\n{}",
+            lab.log()
+        );
+        assert!(!status.message().is_empty(), "{sent}: {status:?}");
     };
-    let mut codes: BTreeMap<String, u64> = BTreeMap::new();
-    for call in 0..calls {
-        let (path, bytes) = stream.request();
-        let answer = send(&channel, &path, bytes.clone()).await;
-        let code = answer.as_ref().map_or_else(|status| status.code(), |_| Code::Ok);
-        *codes.entry(format!("{code:?}")).or_default() += 1;
-        match answer {
-            Ok(answer) => stream.learn(&path, &answer),
-            Err(status) => {
-                // An identifier that was damaged may be another node's.
-                let decoding =
-                    ["decode", "is of another node"].iter().any(|text| status.message().contains(text));
-                assert!(
-                    !matches!(code, Code::Unknown | Code::Unavailable | Code::Internal) || decoding,
-                    "seed {seed}, call {call}: {path}: {status:?}\n{bytes:02x?}\n{}",
-                    lab.log()
-                );
-                assert!(!status.message().is_empty(), "{path}: {status:?}");
-            }
-        }
-    }
+    let codes = stream.send(&channel, calls, look).await;
     println!("{codes:?}");
     assert_eq!(lab.pid(), pid);
     assert!(codes.len() >= 6 && codes["Ok"] > calls / 20, "the stream reaches deep enough: {codes:?}");
@@ -103,18 +88,7 @@ async fn random_requests_do_no_harm() {
     assert_eq!(fs::read_to_string(Path::new(&target).join("ours")).unwrap(), "ours", "seed {seed}");
 
     // The driver can take everything away again.
-    let published: Vec<csi::NodeUnpublishVolumeRequest> =
-        records(&root.join("run/local/published"), "target")
-            .into_iter()
-            .map(|(volume_id, target_path)| csi::NodeUnpublishVolumeRequest { volume_id, target_path })
-            .collect();
-    for request in published {
-        clients.node.node_unpublish_volume(request).await.unwrap();
-    }
-    for (volume_id, staging_target_path) in records(&root.join("run/local/staged"), "path") {
-        let request = csi::NodeUnstageVolumeRequest { volume_id, staging_target_path };
-        clients.node.node_unstage_volume(request).await.unwrap();
-    }
+    take_back(&mut clients, &root.join("run/local")).await;
     let listed =
         clients.controller.list_snapshots(csi::ListSnapshotsRequest::default()).await.unwrap().into_inner();
     for snapshot in listed.entries.into_iter().map(|entry| entry.snapshot.unwrap()) {

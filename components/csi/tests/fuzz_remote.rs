@@ -9,18 +9,17 @@
 mod lab;
 mod stream;
 
-use cairn_contract::csi;
-use lab::{Clients, Mode, PATIENCE, Random, connect, mount, number, obstacle, wanted};
+use lab::{Clients, Mode, PATIENCE, connect, mount, number, obstacle, wanted};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use stream::{Protocol, Stream, Words, records, send};
-use tonic::Code;
+use stream::{Sent, Stream, Words, take_back};
+use tonic::{Code, Status};
 
 const SECRET: &str = "a-secret-of-the-test";
 /// As long as a name may be.
@@ -248,36 +247,24 @@ async fn stream_to(remote: &mut Remote, backend: &str, words: Words, calls: u64,
     let channel = remote.channel(backend).await;
     let pid = remote.daemon.id();
     let root = remote.root().to_path_buf();
-    let mut stream =
-        Stream { random: Random(seed), protocol: Protocol::read(), root: &root, words, ids: known };
-    let mut codes: BTreeMap<String, u64> = BTreeMap::new();
-    for call in 0..calls {
-        let (path, bytes) = stream.request();
-        let answer = send(&channel, &path, bytes.clone()).await;
-        let code = answer.as_ref().map_or_else(|status| status.code(), |_| Code::Ok);
-        *codes.entry(format!("{code:?}")).or_default() += 1;
-        match answer {
-            Ok(answer) => stream.learn(&path, &answer),
-            Err(status) => {
-                let text = status.message();
-                let decoding = text.contains("decode");
-                let away = text.contains("Connection refused") || text.contains("does not answer");
-                let wrong = matches!(code, Code::Unknown | Code::Internal) && !decoding
-                    || code == Code::Unavailable && !away
-                    || text.is_empty() && code != Code::Unimplemented;
-                assert!(
-                    !wrong,
-                    "seed {seed}, call {call}: {path}: {status:?}\n{bytes:02x?}\n{}",
-                    remote.log()
-                );
-            }
+    let mut stream = Stream::new(seed, &root, words, known);
+    let look = |sent: &Sent, refusal: Option<&Status>| {
+        if let Some(status) = refusal {
+            let (code, text) = (status.code(), status.message());
+            let decoding = text.contains("decode");
+            let away = text.contains("Connection refused") || text.contains("does not answer");
+            let wrong = matches!(code, Code::Unknown | Code::Internal) && !decoding
+                || code == Code::Unavailable && !away
+                || text.is_empty() && code != Code::Unimplemented;
+            assert!(!wrong, "seed {seed}, {sent}: {status:?}\n{}", remote.log());
         }
         assert!(
             remote.daemon.try_wait().unwrap().is_none(),
-            "seed {seed}, call {call}: it died\n{}",
+            "seed {seed}, {sent}: it died\n{}",
             remote.log()
         );
-    }
+    };
+    let codes = stream.send(&channel, calls, look).await;
     println!("{backend}: {codes:?}");
     assert_eq!(remote.daemon.id(), pid);
     assert!(codes.len() >= 6 && codes["Ok"] > calls / 30, "the stream reaches deep enough: {codes:?}");
@@ -287,15 +274,7 @@ async fn stream_to(remote: &mut Remote, backend: &str, words: Words, calls: u64,
 /// Takes away whatever the records say is there.
 async fn clear(remote: &mut Remote, backend: &str) -> Clients {
     let mut clients = Clients::new(remote.channel(backend).await);
-    let run = remote.root().join("run").join(backend);
-    for (volume_id, target_path) in records(&run.join("published"), "target") {
-        let request = csi::NodeUnpublishVolumeRequest { volume_id, target_path };
-        clients.node.node_unpublish_volume(request).await.unwrap();
-    }
-    for (volume_id, staging_target_path) in records(&run.join("staged"), "path") {
-        let request = csi::NodeUnstageVolumeRequest { volume_id, staging_target_path };
-        clients.node.node_unstage_volume(request).await.unwrap();
-    }
+    take_back(&mut clients, &remote.root().join("run").join(backend)).await;
     clients
 }
 

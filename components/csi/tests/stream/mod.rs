@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, dead_code)]
 
-use super::lab::{MIB, Random};
+use super::lab::{Clients, MIB, Random};
 use cairn_contract::csi;
 use prost::{
     Message,
@@ -13,9 +13,9 @@ use prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorSet,
     field_descriptor_proto::{Label, Type},
 };
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 use tonic::{
-    Status,
+    Code, Status,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::http::uri::PathAndQuery,
@@ -24,7 +24,7 @@ use tonic::{
 
 /// Sends and receives bytes.
 #[derive(Clone, Copy, Default)]
-pub struct Raw;
+struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;
@@ -59,14 +59,14 @@ impl Decoder for Raw {
 }
 
 /// The protocol, by the names of its messages and methods.
-pub struct Protocol {
+struct Protocol {
     messages: BTreeMap<String, DescriptorProto>,
     /// Path, and the message it takes.
     methods: Vec<(String, String)>,
 }
 
 impl Protocol {
-    pub fn read() -> Self {
+    fn read() -> Self {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contract/proto");
         let set: FileDescriptorSet = protox::compile([directory.join("csi.proto")], [&directory]).unwrap();
         let mut protocol = Self { messages: BTreeMap::new(), methods: Vec::new() };
@@ -94,10 +94,10 @@ impl Protocol {
 
 /// What a stream of requests knows.
 pub struct Stream<'lab> {
-    pub random: Random,
-    pub protocol: Protocol,
-    pub root: &'lab Path,
-    pub words: Words,
+    random: Random,
+    protocol: Protocol,
+    root: &'lab Path,
+    words: Words,
     /// Identifiers that the driver gave out.
     pub ids: Vec<String>,
 }
@@ -118,7 +118,48 @@ pub struct Words {
     pub modes: &'static [u64],
 }
 
-impl Stream<'_> {
+/// One request of a stream, to be shown beside what came of it.
+pub struct Sent {
+    call: u64,
+    path: String,
+    bytes: Vec<u8>,
+}
+
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "call {}: {}\n{:02x?}", self.call, self.path, self.bytes)
+    }
+}
+
+impl<'lab> Stream<'lab> {
+    /// A stream that begins with some identifiers.
+    pub fn new(seed: u64, root: &'lab Path, words: Words, ids: Vec<String>) -> Self {
+        Self { random: Random(seed), protocol: Protocol::read(), root, words, ids }
+    }
+
+    /// Sends so many requests, and learns of the answers. `look` sees each with its refusal, if it was refused. How many ended with
+    /// which code.
+    pub async fn send(
+        &mut self,
+        channel: &Channel,
+        calls: u64,
+        mut look: impl FnMut(&Sent, Option<&Status>),
+    ) -> BTreeMap<String, u64> {
+        let mut codes = BTreeMap::new();
+        for call in 0..calls {
+            let (path, bytes) = self.request();
+            let sent = Sent { call, path, bytes };
+            let answer = send(channel, &sent.path, sent.bytes.clone()).await;
+            let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            *codes.entry(format!("{code:?}")).or_default() += 1;
+            if let Ok(answer) = &answer {
+                self.learn(&sent.path, answer);
+            }
+            look(&sent, answer.err().as_ref());
+        }
+        codes
+    }
+
     fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
         from[usize::try_from(self.random.below(from.len() as u64)).unwrap()]
     }
@@ -284,7 +325,7 @@ impl Stream<'_> {
     }
 
     /// A request: usually a message, at times no more than bytes.
-    pub fn request(&mut self) -> (String, Vec<u8>) {
+    fn request(&mut self) -> (String, Vec<u8>) {
         let at = usize::try_from(self.random.below(self.protocol.methods.len() as u64)).unwrap();
         let (path, input) = if self.chance(3) || self.words.calls.is_empty() {
             self.protocol.methods[at].clone()
@@ -304,7 +345,7 @@ impl Stream<'_> {
         (path, bytes)
     }
 
-    pub fn learn(&mut self, path: &str, answer: &[u8]) {
+    fn learn(&mut self, path: &str, answer: &[u8]) {
         let id = match path {
             "/csi.v1.Controller/CreateVolume" => {
                 csi::CreateVolumeResponse::decode(answer).ok().and_then(|made| Some(made.volume?.volume_id))
@@ -336,7 +377,7 @@ fn put(number: u64, value: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(value);
 }
 
-pub async fn send(channel: &Channel, path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Status> {
+async fn send(channel: &Channel, path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::try_from(path).unwrap();
@@ -344,10 +385,22 @@ pub async fn send(channel: &Channel, path: &str, bytes: Vec<u8>) -> Result<Vec<u
 }
 
 /// Volumes and paths of the driver's records.
-pub fn records(directory: &Path, path: &str) -> Vec<(String, String)> {
+fn records(directory: &Path, path: &str) -> Vec<(String, String)> {
     let files =
         std::fs::read_dir(directory).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
     let records = files.map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap());
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     records.filter_map(|record| Some((text(&record["id"])?, text(&record[path])?))).collect()
+}
+
+/// Takes away whatever a driver's records in `run` say is on the node.
+pub async fn take_back(clients: &mut Clients, run: &Path) {
+    for (volume_id, target_path) in records(&run.join("published"), "target") {
+        let request = csi::NodeUnpublishVolumeRequest { volume_id, target_path };
+        clients.node.node_unpublish_volume(request).await.unwrap();
+    }
+    for (volume_id, staging_target_path) in records(&run.join("staged"), "path") {
+        let request = csi::NodeUnstageVolumeRequest { volume_id, staging_target_path };
+        clients.node.node_unstage_volume(request).await.unwrap();
+    }
 }
