@@ -7,7 +7,7 @@
 //! tests ask the driver, and leave out most of themselves or fail if it says no. So they are given both as one plugin, which the
 //! harness serves: its controller makes units of a real target, its Node service is the driver's.
 
-use super::volume_iscsi::attributes;
+use super::volume_iscsi::{OURS, attributes, no_records};
 use crate::{
     error::Fault,
     guest::{
@@ -16,7 +16,7 @@ use crate::{
         identity::{HOST_FROM_GUEST, REGISTRY_HOST},
     },
     registry::{ImageBuilder, Layer, SyntheticImage, synthesis::Compression},
-    scenario::{Context, Needs, Scenario, Stop, check, check_equal},
+    scenario::{Context, Needs, Scenario, Stop, check_equal},
     storage::{
         iscsi::{Account, IscsiPlugin, IscsiTarget},
         nfs::{EXPORT, NfsServer},
@@ -38,7 +38,6 @@ pub(super) static SCENARIO: Scenario = Scenario {
 const PROGRAM: &str = "CAIRN_CSI_SANITY";
 const REPOSITORY: &str = "cairn/csi-sanity";
 const DISKS: &str = "/sys/block";
-const OURS: Account<'_> = Account { user: "node", secret: "twelve-bytes-or-more" };
 
 /// What is tested.
 #[derive(Debug, Clone, Copy)]
@@ -208,8 +207,7 @@ async fn nothing_left(
     check_equal("the units", &plugin.volumes().await, &Vec::new())?;
     check_equal("the sessions", &target.sessions().await?, &0)?;
     check_equal("the node's disks", &host.list(DISKS).await?.as_slice(), &disks)?;
-    let records = host.list("/run/cairn/iscsi/nodes").await.unwrap_or_default();
-    check(records.is_empty(), || format!("records with secrets are left: {records:?}"))
+    no_records(host).await
 }
 
 fn image(program: &Path, cases: &[(Case, Storage)]) -> io::Result<SyntheticImage> {

@@ -1,12 +1,12 @@
 //! The network is cut for a minute, with volumes in use.
 
-use super::volume_iscsi::attributes;
+use super::volume_iscsi::{OURS, attributes};
 use crate::{
     error::Fault,
     guest::{host::Host, identity::HOST_FROM_GUEST, volume::Claim},
     scenario::{Context, Needs, Scenario, Stop, check, check_equal},
     storage::{
-        iscsi::{Account, IscsiTarget},
+        iscsi::IscsiTarget,
         nfs::{EXPORT, NfsServer},
     },
 };
@@ -26,7 +26,6 @@ pub(super) static SCENARIO: Scenario = Scenario {
 const MIB: i64 = 1 << 20;
 /// The clocks of guest and servers run as ours does, whatever the machine's speed.
 const CUT: Duration = Duration::from_secs(60);
-const OURS: Account<'_> = Account { user: "node", secret: "twelve-bytes-or-more" };
 
 async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     context.lab().has_volumes(BackendKind::Nfs)?;

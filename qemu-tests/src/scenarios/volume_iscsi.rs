@@ -26,7 +26,8 @@ pub(super) static SCENARIO: Scenario = Scenario {
 };
 
 const MIB: i64 = 1 << 20;
-const OURS: Account<'_> = Account { user: "node", secret: "twelve-bytes-or-more" };
+/// Who the node is to targets, in every scenario that has one.
+pub(super) const OURS: Account<'_> = Account { user: "node", secret: "twelve-bytes-or-more" };
 const THEIRS: Account<'_> = Account { user: "target", secret: "another-long-secret" };
 /// In the Kubernetes secret.
 const SECRET: &str = "node.session.auth.password";
@@ -116,8 +117,7 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     let disks = host.list("/sys/block").await?;
     let left: Vec<_> = disks.iter().filter(|name| name.starts_with("sd")).collect();
     check(left.is_empty(), || format!("disks are left: {left:?}"))?;
-    let records = host.list("/run/cairn/iscsi/nodes").await.unwrap_or_default();
-    check(records.is_empty(), || format!("records with secrets are left: {records:?}"))?;
+    no_records(&host).await?;
 
     context.step("used again, by another pod, while one way is down");
     target.gates()[1].shut();
@@ -142,6 +142,12 @@ async fn run(context: &mut Context<'_>) -> Result<(), Stop> {
     volume.unstage().await?;
     check_equal("the sessions at the end", &target.sessions().await?, &0)?;
     host.leave().await
+}
+
+/// There is no record of a login on the node: it would have secrets in it.
+pub(super) async fn no_records(host: &Host) -> Result<(), Stop> {
+    let records = host.list("/run/cairn/iscsi/nodes").await.unwrap_or_default();
+    check(records.is_empty(), || format!("records with secrets are left: {records:?}"))
 }
 
 /// What a persistent volume written by hand says.

@@ -10,13 +10,13 @@
 mod held;
 mod traces;
 
-use super::volume_iscsi::attributes_by;
+use super::volume_iscsi::{OURS, attributes_by};
 use crate::{
     error::Fault,
     guest::{identity::HOST_FROM_GUEST, volume::Claim},
     scenario::{Context, Needs, Scenario, Stop, check, check_equal},
     storage::{
-        iscsi::{Account, IscsiTarget},
+        iscsi::IscsiTarget,
         nfs::{EXPORT, NfsServer},
     },
 };
@@ -50,7 +50,6 @@ const SIZE: i64 = 64 * MIB;
 const MORE: i64 = 8 * MIB;
 /// A kill comes within this time; a login takes about as long.
 const KILL_WITHIN: u64 = 2000;
-const OURS: Account<'_> = Account { user: "node", secret: "twelve-bytes-or-more" };
 /// Units, and the ways to each. All but the first way are the third's alone, so that its sessions differ in who needs them.
 const UNITS: [(&str, u32, &[usize]); 3] = [("unit-1", 1, &[0]), ("unit-2", 2, &[0]), ("unit-3", 3, &[0, 1])];
 const EXPORTS: [&str; 2] = ["export-1", "export-2"];
